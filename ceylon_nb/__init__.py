@@ -1,0 +1,23 @@
+"""Run many model queries from a Jupyter notebook, on the event loop that it already has."""
+
+from .agents import Conversation, LlmAgent
+from .answers import Answer
+from .engine import Batch, batch
+from .errors import CeylonError
+from .messages import Message, Reply, Usage
+from .tasks import as_completed
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "CeylonError",
+    "Conversation",
+    "LlmAgent",
+    "Message",
+    "Reply",
+    "Usage",
+    "as_completed",
+    "batch",
+]

@@ -1,0 +1,148 @@
+"""One call to a model: its settings, its turn, its further attempts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import TypedDict, TypeVar
+
+from .. import limits
+from ..errors import ConfigurationError, RateLimited, RequestError
+from ..http import Transport
+from ..loop import awake, clock
+from ..messages import Prompt, Reply, as_messages
+from ..policy import check_options
+from ..providers.base import Delta, Provider, Request
+from ..retry import backoff, retrying, time_left, worth_another_try
+
+T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """What can be said of an agent, by keyword, by ``with_…``, or for one `LlmAgent.map`."""
+
+    system_prompt: str | None
+    temperature: float | None
+    max_tokens: int | None
+    api_key: str | None
+    base_url: str | None
+    timeout: float | None
+    attempts: int
+    max_per_minute: float | None
+    transport: Transport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options in force; a call takes a snapshot of them."""
+
+    system_prompt: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    api_key: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    timeout: float | None = 600.0
+    attempts: int = 3
+    max_per_minute: float | None = None
+    transport: Transport | None = field(default=None, repr=False)
+
+    @property
+    def connection(self) -> tuple[str | None, str | None, Transport | None]:
+        """What decides where requests go."""
+        return self.base_url, self.api_key, self.transport
+
+    def but(self, options: Options) -> Settings:
+        """The same settings with some of them replaced.
+
+        Raises
+        ------
+        ConfigurationError
+            There is no such option, or its value makes no sense.
+        """
+        unknown = set(options) - {each.name for each in fields(self)}
+        if unknown:
+            known = ", ".join(each.name for each in fields(self))
+            raise ConfigurationError(f"There is no option {min(unknown)!r}. There are {known}.")
+        new = replace(self, **options)
+        check_options(
+            temperature=new.temperature,
+            max_tokens=new.max_tokens,
+            timeout=new.timeout,
+            attempts=new.attempts,
+            max_per_minute=new.max_per_minute,
+        )
+        return new
+
+
+class Caller:
+    """A provider with the settings of one call: what asks, holds off, and asks again."""
+
+    def __init__(self, model: str, provider: Provider, settings: Settings) -> None:
+        self.provider = provider
+        self.settings = settings
+        self._model = model
+        self._clocks = limits.endpoint(provider.base_url, settings.api_key)
+
+    async def ask(self, prompt: Prompt) -> Reply:
+        """The model's reply to a prompt; each attempt takes its turn."""
+        request = self._request(prompt)
+
+        async def once() -> Reply:
+            await self._clocks.turn(self.settings.max_per_minute)
+            began = clock()
+            try:
+                reply = await self.provider.complete(request)
+            except RequestError as error:
+                error.latency = clock() - began
+                raise
+            reply.latency = clock() - began
+            return reply
+
+        return await self._retrying(once, prompt)
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+        """The pieces of the model's reply; asked again only while none has come."""
+        request = self._request(prompt)
+
+        async def begin() -> tuple[AsyncGenerator[Delta, None], Delta]:
+            await self._clocks.turn(self.settings.max_per_minute)
+            deltas = self.provider.stream(request)
+            try:
+                return deltas, await anext(deltas)
+            except BaseException:
+                await deltas.aclose()
+                raise
+
+        deltas, first = await self._retrying(begin, prompt)
+        try:
+            yield first
+            async for delta in deltas:
+                yield delta
+        finally:
+            await deltas.aclose()
+
+    def _request(self, prompt: Prompt) -> Request:
+        settings = self.settings
+        messages = as_messages(prompt, settings.system_prompt)
+        return Request(self._model, messages, settings.temperature, settings.max_tokens, settings.timeout)
+
+    async def _retrying(self, once: Callable[[], Awaitable[T]], prompt: Prompt) -> T:
+        with awake():
+            try:
+                return await retrying(once, attempts=self.settings.attempts, worth=worth_another_try, pause=self._pause)
+            except RequestError as error:
+                error.item = prompt
+                raise
+
+    async def _pause(self, error: Exception, made: int) -> bool:
+        """Wait before the next attempt; a 429, or any server that names a time, holds the whole endpoint off."""
+        seconds = backoff(made)
+        asked = error.retry_after if isinstance(error, RequestError) else None
+        if asked is not None or isinstance(error, RateLimited):
+            self._clocks.hold_off(seconds if asked is None else asked)
+            seconds = 0.0
+        if max(seconds, self._clocks.held()) > time_left.get()():
+            return False
+        await asyncio.sleep(seconds)
+        return True

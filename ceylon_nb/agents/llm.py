@@ -1,0 +1,319 @@
+"""LlmAgent: one model, some settings, and every way to ask it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Unpack
+
+from .. import engine, frames
+from ..http import Transport, close_idle
+from ..loop import awake, clock, run_sync
+from ..messages import Message, Prompt, Reply
+from ..policy import check_options
+from ..providers.base import Delta, Provider, gather_stream
+from ..templates import Template, TemplateLike
+from ..urls import mask
+from . import models
+from .caller import Caller, Options, Settings
+
+
+class LlmAgent:
+    """A model to ask, under a name.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    model : str or async callable
+        ``"ollama::llama3.2:latest"``, ``"openai::gpt-4o-mini"``, ``"demo::tutor"``; or an
+        ``async def (messages) -> str`` of your own.
+    system_prompt : str, optional
+        Said before every prompt, with role *system*.
+    temperature : float, optional
+        From 0; without it the server's default.
+    max_tokens : int, optional
+        Of a reply, at the most.
+    api_key, base_url : str, optional
+        In place of the provider's environment variables.
+    timeout : float or None
+        Seconds for one attempt, from sending to the last byte; waiting for limits does not count. 600 unless told.
+    attempts : int
+        Requests for one answer, in all: 3 unless told. What cannot end better is not tried again.
+    max_per_minute : float, optional
+        Requests a minute, evenly spaced, shared by all that state one for the same base URL and key.
+    transport : httpx.AsyncBaseTransport, optional
+        In place of the default one. It stays yours to close.
+
+    Raises
+    ------
+    ConfigurationError
+        The model is not ``provider::model-name``, or an option makes no sense.
+
+    Notes
+    -----
+    Every call stands alone: no history, unless through `conversation`. An agent may be shared by threads and loops,
+    and need not be closed.
+    """
+
+    def __init__(self, name: str, model: models.Model, **options: Unpack[Options]) -> None:
+        self._name = name
+        self._model = model
+        self._provider_name, self._model_name = models.parse(model)
+        self._settings = Settings().but(options)
+        self._providers: dict[tuple[object, ...], Provider] = {}
+
+    def __repr__(self) -> str:
+        return f"LlmAgent({self._name!r}, {self.model!r})"
+
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def model(self) -> str:
+        """``provider::model-name``."""
+        return f"{self._provider_name}::{self._model_name}"
+
+    @property
+    def is_built(self) -> bool:
+        """Whether `build` has checked the settings as they now are."""
+        return self._settings.connection in self._providers
+
+    def build(self) -> LlmAgent:
+        """Check the settings now instead of at the first call; returns the agent.
+
+        Raises
+        ------
+        ConfigurationError
+            The address or the key cannot be right. Nothing is sent to find out.
+        """
+        self._caller(self._settings)
+        return self
+
+    # -- the chain ----------------------------------------------------------------------------------------------
+
+    def with_system_prompt(self, system_prompt: str | None) -> LlmAgent:
+        """Set what is said before every prompt; returns the agent, as all of these do."""
+        return self._with(system_prompt=system_prompt)
+
+    def with_temperature(self, temperature: float | None) -> LlmAgent:
+        """Set the temperature, from 0; None leaves it to the server."""
+        return self._with(temperature=temperature)
+
+    def with_max_tokens(self, max_tokens: int | None) -> LlmAgent:
+        """Set the longest reply, in tokens; None leaves it to the server."""
+        return self._with(max_tokens=max_tokens)
+
+    def with_api_key(self, api_key: str | None) -> LlmAgent:
+        """Set the key; None takes the environment's."""
+        return self._with(api_key=api_key)
+
+    def with_base_url(self, base_url: str | None) -> LlmAgent:
+        """Set the server's address; None takes the environment's, or the provider's own."""
+        return self._with(base_url=base_url)
+
+    def with_timeout(self, timeout: float | None) -> LlmAgent:
+        """Set the seconds for one attempt; None waits for ever."""
+        return self._with(timeout=timeout)
+
+    def with_attempts(self, attempts: int) -> LlmAgent:
+        """Set how many requests one answer may take."""
+        return self._with(attempts=attempts)
+
+    def with_max_per_minute(self, max_per_minute: float | None) -> LlmAgent:
+        """Set how many requests a minute."""
+        return self._with(max_per_minute=max_per_minute)
+
+    def with_transport(self, transport: Transport | None) -> LlmAgent:
+        """Set the httpx transport; None takes the default one."""
+        return self._with(transport=transport)
+
+    def _with(self, **options: Unpack[Options]) -> LlmAgent:
+        self._settings = self._settings.but(options)
+        return self
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    async def send_message(self, message: Prompt) -> Reply:
+        """Ask, and return the whole answer.
+
+        Parameters
+        ----------
+        message : str, or messages
+            A question; or a list of `Message` or ``{"role": …, "content": …}``.
+
+        Raises
+        ------
+        RequestError
+            No answer, after all attempts; it knows status, body, url, retry_after, attempts and item.
+        InvalidItem
+            There is nothing to send.
+        """
+        return await self._caller(self._settings).ask(message)
+
+    send_message_async = send_message
+    query = send_message
+
+    def send_message_sync(self, message: Prompt) -> Reply:
+        """Ask, and wait for the answer; in a script, a thread, or a cell, where a loop already runs."""
+        return run_sync(self.send_message(message))
+
+    def stream(self, message: Prompt) -> Stream:
+        """Ask, and get the answer in pieces: ``async for text in agent.stream("…")``; `Stream.reply` afterwards."""
+        return Stream(self._caller(self._settings).stream(message))
+
+    def conversation(self) -> Conversation:
+        """Begin a conversation: its turns see the ones before."""
+        return Conversation(self)
+
+    def map(
+        self,
+        items: frames.Items,
+        template: TemplateLike = None,
+        *,
+        max_at_once: int = engine.AT_ONCE,
+        deadline: float | None = None,
+        view: engine.View = "auto",
+        name: str | None = None,
+        **options: Unpack[Options],
+    ) -> engine.Batch:
+        """Ask about every item, many at once, in the background; returns at once.
+
+        Parameters
+        ----------
+        items : DataFrame, Series, list, mapping, iterable or async iterable
+            What to ask about.
+        template : str or callable, optional
+            ``"Classify the review: {text}"``: a field is a column's name, as it is; ``{}``, or no template, is the
+            item itself. Or a function from item to text or messages.
+        max_at_once, deadline, view, name
+            As in `batch`.
+        **options
+            Any of the agent's, for this batch alone.
+
+        Raises
+        ------
+        ConfigurationError
+            An option, the template or the items make no sense. Nothing was sent.
+        """
+        check_options(max_at_once=max_at_once, deadline=deadline, view=view)
+        source = frames.source(items)
+        prompt_of = Template(template, source)
+        caller = self._caller(self._settings.but(options))
+
+        async def ask(item: Any) -> Reply:
+            return await caller.ask(prompt_of(item))
+
+        return engine.start(
+            ask,
+            source,
+            max_at_once=max_at_once,
+            deadline=deadline,
+            view=view,
+            title=name or (template if isinstance(template, str) else self._name),
+            subtitle=f"{self._name} · {self.model} · {mask(caller.provider.base_url)}",
+        )
+
+    def _caller(self, settings: Settings) -> Caller:
+        provider = self._providers.get(settings.connection)
+        if provider is None:
+            provider = models.connect(self._model, settings.base_url, settings.api_key, settings.transport)
+            self._providers[settings.connection] = provider
+        return Caller(self._model_name, provider, settings)
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> LlmAgent:
+        return self.build()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await close_idle()
+
+
+class Stream(AsyncIterator[str]):
+    """A reply that comes in pieces of text. Leaving the loop early closes the request."""
+
+    def __init__(self, deltas: AsyncGenerator[Delta, None]) -> None:
+        self._deltas = deltas
+        self._texts = self._run()
+        self._reply: Reply | None = None
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self._texts)
+
+    @property
+    def reply(self) -> Reply:
+        """The whole answer, once the stream has ended.
+
+        Raises
+        ------
+        RuntimeError
+            It has not.
+        """
+        if self._reply is None:
+            raise RuntimeError("The stream has not ended, so there is no reply yet: read it to its end first.")
+        return self._reply
+
+    async def aclose(self) -> None:
+        """Close the request, wherever it is."""
+        await self._texts.aclose()
+
+    async def _run(self) -> AsyncGenerator[str, None]:
+        began = clock()
+        seen: list[Delta] = []
+        try:
+            with awake():
+                async for delta in self._deltas:
+                    seen.append(delta)
+                    if delta.text:
+                        yield delta.text
+        finally:
+            await self._deltas.aclose()
+        self._reply = gather_stream(seen)
+        self._reply.latency = clock() - began
+
+
+class Conversation:
+    """Turns that see the ones before. A turn that fails leaves no trace; turns wait for one another, in order."""
+
+    def __init__(self, agent: LlmAgent) -> None:
+        self._agent = agent
+        self._turns: list[Message] = []
+        self._last: Future[None] = Future()
+        self._last.set_result(None)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What was said so far, without the system prompt."""
+        return tuple(self._turns)
+
+    async def send(self, message: str) -> Reply:
+        """Say something, and return the answer; both are remembered if it comes.
+
+        Raises
+        ------
+        RequestError
+            As `LlmAgent.send_message`; the conversation is then as if nothing had been said.
+        """
+        before, self._last = self._last, Future()
+        mine = self._last
+        try:
+            await asyncio.shield(asyncio.wrap_future(before))
+            said = Message("user", message)
+            reply = await self._agent.send_message([*self._turns, said])
+            self._turns += [said, Message("assistant", str(reply))]
+            return reply
+        finally:
+            before.add_done_callback(lambda _: mine.set_result(None))
+
+    def send_sync(self, message: str) -> Reply:
+        """As `send`, and wait for it; see `LlmAgent.send_message_sync`."""
+        return run_sync(self.send(message))

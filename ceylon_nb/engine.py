@@ -1,0 +1,465 @@
+"""batch() and Batch: a handle on work that runs in the background of the notebook's loop.
+
+* A batch ends when all rows are answered, when it is cancelled, when its deadline passes, or when everything fails
+  alike. An item's failure is a row, never the end.
+* All of it happens on one loop, the one that ran when it began (else the library's own). Every control may be called
+  from any thread, returns at once, and may be called twice.
+* Nothing here knows of models, and nothing here draws: views subscribe, and one that fails is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import pkgutil
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from . import frames
+from . import loop as loops
+from .answers import CANCELLED, FAILED, OK, Answer, Answers
+from .errors import ConfigurationError, WrongLoop
+from .loop import FAREWELL, awake, call_in, clock, hold_awake, running
+from .messages import Text
+from .news import Listener, News
+from .policy import check_options, with_policy
+from .workers import Workers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("ceylon_nb")
+
+AT_ONCE = 8
+"""How many rows a batch works on at once unless told otherwise."""
+
+VIEWS = "ceylon_nb.views:attach"
+"""Who shows a batch; found by name when one begins, as nothing here imports a view."""
+
+View: TypeAlias = "str | Callable[[Batch], object] | None"
+
+
+def batch(
+    fn: Callable[[Any], Awaitable[Any]],
+    items: frames.Items,
+    *,
+    max_at_once: int = AT_ONCE,
+    max_per_minute: float | None = None,
+    timeout: float | None = None,
+    deadline: float | None = None,
+    attempts: int = 1,
+    view: View = "auto",
+    name: str | None = None,
+) -> Batch:
+    """Call an async function on every item, many at once, in the background; returns at once.
+
+    Parameters
+    ----------
+    fn : async callable
+        Takes an item. What it returns is the row's reply; what it raises is the row's error.
+    items : DataFrame, Series, list, mapping, iterable or async iterable
+        A stream is pulled from only as fast as workers come free. A DataFrame's items are its rows (`frames.Row`).
+    max_at_once : int
+        Rows in flight at a time.
+    max_per_minute : float, optional
+        Calls a minute, evenly spaced.
+    timeout : float, optional
+        Seconds for one call.
+    deadline : float, optional
+        Seconds for the whole batch; it then ends with what it has. It stands still while the batch is paused.
+    attempts : int
+        Calls for one item, in all. What an agent has already tried again is not tried again here.
+    view : str, callable or None
+        ``"auto"``: in a notebook, a view in the cell; ``"terminal"``: a progress bar; None: nothing. Or a function
+        that is given the batch and listens to it.
+    name : str, optional
+        What to call it.
+
+    Raises
+    ------
+    ConfigurationError
+        An option or the items make no sense; nothing was called.
+    """
+    check_options(
+        max_at_once=max_at_once,
+        max_per_minute=max_per_minute,
+        timeout=timeout,
+        deadline=deadline,
+        attempts=attempts,
+        view=view,
+    )
+    if not callable(fn):
+        raise ConfigurationError(f"batch() takes an async function of one item, not {type(fn).__name__}.")
+    call = with_policy(fn, attempts, max_per_minute, timeout) if attempts > 1 or max_per_minute or timeout else fn
+    title = str(name or getattr(fn, "__name__", type(fn).__name__))
+    return start(call, frames.source(items), max_at_once=max_at_once, deadline=deadline, view=view, title=title)
+
+
+def start(
+    call: Callable[[Any], Awaitable[Any]],
+    source: frames.Source,
+    *,
+    max_at_once: int,
+    deadline: float | None,
+    view: View,
+    title: str,
+    subtitle: str = "",
+) -> Batch:
+    """Begin a batch of a call that has its own policy: what `batch` and `LlmAgent.map` are doors to."""
+    run = Batch(call, source, max_at_once=max_at_once, deadline=deadline, title=title, subtitle=subtitle)
+    run.resume()
+    if callable(view):
+        run.show(view)
+    elif view is not None:
+        run.show(lambda begun: pkgutil.resolve_name(VIEWS)(begun, view))
+    return run
+
+
+class Batch:
+    """A handle on many calls that run in the background.
+
+    ``await run`` gives the DataFrame; ``async for answer in run`` gives each `Answer` as it completes (leaving early
+    cancels the batch; `answers` only watches). `frame` may be asked at any moment.
+
+    Attributes
+    ----------
+    title, subtitle : str
+        What runs, and on what.
+    state : str
+        ``"running"``, ``"paused"``, ``"cancelled"``, ``"stopped"`` (by an error) or ``"done"``.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Any], Awaitable[Any]],
+        source: frames.Source,
+        *,
+        max_at_once: int,
+        deadline: float | None,
+        title: str,
+        subtitle: str,
+    ) -> None:
+        self.title = title
+        self.subtitle = subtitle
+        self.state = "cancelled"
+        self._loop = running() or loops.background()
+        self._source = source
+        self._answers = Answers()
+        self._news = News(self)
+        self._workers = Workers(
+            call, source, self._answers, max_at_once, self._left, self._news.changed, self._settle, self._lost
+        )
+        self._finished: Future[None] = Future()
+        self._error: Exception | None = None
+        self._deadline = self._remaining = deadline
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._worked = 0.0
+        self._working_since: float | None = None
+        self._let_go: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All rows as they stand now, on the input's own index; see `frames.to_frame` for the columns."""
+        return frames.to_frame(self._answers, self._source)
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The rows that failed, with their ``position`` in the input."""
+        return frames.failed_rows(self.frame)
+
+    @property
+    def total(self) -> int | None:
+        """How many rows there are; None while a stream has not ended."""
+        return self._source.total
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows are ok, failed, cancelled, in flight and waiting (of a stream: of those pulled so far)."""
+        counts = self._answers.counts
+        in_flight = len(self._workers.in_flight)
+        known = max(len(self._answers), self.total or 0)
+        waiting = known - counts[OK] - counts[FAILED] - counts[CANCELLED] - in_flight
+        return {
+            "ok": counts[OK],
+            "failed": counts[FAILED],
+            "cancelled": counts[CANCELLED],
+            "in flight": in_flight,
+            "waiting": max(waiting, 0),
+        }
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that it has worked, pauses left out."""
+        since = self._working_since
+        return self._worked + (clock() - since if since is not None else 0.0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self._finished.done()
+
+    @property
+    def max_at_once(self) -> int:
+        """Rows in flight at a time; may be set while it runs."""
+        return self._workers.limit
+
+    @max_at_once.setter
+    def max_at_once(self, value: int) -> None:
+        check_options(max_at_once=value)
+        self._workers.limit = value
+        self._on_loop(self._workers.spawn)
+
+    def summary(self) -> str:
+        """What happened, in a few lines of plain text."""
+        done, seconds = self._answers.counts[OK] + self._answers.counts[FAILED], self.elapsed
+        lines = [f"{self!r} in {seconds:.1f} s"]
+        if done and seconds:
+            lines.append(f"{done / seconds:,.1f} answers a second, at most {self.max_at_once} at once")
+        return Text("\n".join(lines + self._answers.summary()))
+
+    def __repr__(self) -> str:
+        counts = self.counts
+        total = f"{self.total:,}" if self.total is not None else f"{len(self._answers):,} so far"
+        parts = [f"{counts['ok']:,} ok"] + [
+            f"{counts[name]:,} {name}" for name in ("failed", "cancelled", "in flight") if counts[name]
+        ]
+        ending = "" if self.state in ("running", "done") else f", {self.state}"
+        return f"Batch({', '.join(parts)} of {total}{ending})"
+
+    # -- controls -----------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Stop: what is in flight is aborted, its rows become ``cancelled``. `resume` goes on."""
+        self._on_loop(self._cancel)
+
+    def pause(self) -> None:
+        """Send nothing new; rows in flight finish, and the deadline stands still."""
+        self._on_loop(self._pause)
+
+    def resume(self) -> None:
+        """Go on after a pause, a cancel, an interrupt, a deadline (which begins anew) or a stop."""
+        if self.state not in ("running", "done"):
+            self._reopen()
+            self._on_loop(self._resume)
+
+    def retry_failed(self) -> None:
+        """Ask again for the rows that failed."""
+        if self._answers.counts[FAILED]:
+            self._reopen()
+            self._on_loop(self._retry_failed)
+
+    def result(self, timeout: float | None = None) -> pd.DataFrame:
+        """Wait, in a script or another thread, and return the frame.
+
+        Raises
+        ------
+        WrongLoop
+            Called where a loop runs, as in a cell: ``await run`` there.
+        TimeoutError
+            Not done within `timeout` seconds; the batch goes on.
+        """
+        if running() is not None:
+            raise WrongLoop("A loop runs here, and waiting would block it: write `await run`.")
+        try:
+            self._finished.result(timeout)
+        except KeyboardInterrupt:
+            self.cancel()
+            with contextlib.suppress(TimeoutError):
+                self._finished.result(FAREWELL)
+            raise
+        return self._outcome()
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener(batch)` called on the batch's loop after changes, ten times a second at the most.
+
+        One that raises is logged once and dropped. Returns the function that ends the subscription.
+        """
+        return self._news.subscribe(listener)
+
+    def show(self, view: Listener) -> None:
+        """Hand the batch to a view, which may fail while a paid run must not."""
+        self._news.guarded(view)
+
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, pd.DataFrame]:
+        return self._wait().__await__()
+
+    def __aiter__(self) -> AsyncGenerator[Answer, None]:
+        return self._iterate(owning=True)
+
+    def answers(self) -> AsyncGenerator[Answer, None]:
+        """Each answer as it completes, from the first on; leaving early leaves the batch alone."""
+        return self._iterate(owning=False)
+
+    async def _wait(self) -> pd.DataFrame:
+        if self._loop.is_closed() and not self.finished:
+            raise WrongLoop("The loop on which this batch ran is closed; run.resume() goes on with it on this one.")
+        done = asyncio.wrap_future(self._finished)
+        with awake():
+            try:
+                await asyncio.shield(done)
+            except asyncio.CancelledError as interrupt:
+                await self._stop_for(interrupt, done)
+                raise
+        return self._outcome()
+
+    async def _iterate(self, *, owning: bool) -> AsyncGenerator[Answer, None]:
+        log_of_answers, cursor, seen_all = self._answers.log, 0, False
+        try:
+            while not seen_all:
+                seen_all = self.finished
+                while cursor < len(log_of_answers):
+                    cursor += 1
+                    yield self._answers.answer(log_of_answers[cursor - 1], self._source.label, self._source.item)
+                if not seen_all:
+                    await self._news.wait(functools.partial(self._has_more_than, cursor))
+        except asyncio.CancelledError as interrupt:
+            if owning:
+                await self._stop_for(interrupt, asyncio.wrap_future(self._finished))
+            raise
+        finally:
+            if owning and not seen_all:
+                self.cancel()
+        if self._error is not None:
+            raise self._error
+
+    def _has_more_than(self, cursor: int) -> bool:
+        return self.finished or len(self._answers.log) > cursor
+
+    async def _stop_for(self, interrupt: asyncio.CancelledError, done: asyncio.Future[None]) -> None:
+        """Cancel, wait a bounded time for the sockets, and dress the interrupt; it stays the very one it is.
+
+        A second interrupt ends the waiting; an exception of our own in its place would break `asyncio.timeout`,
+        `gather` and TaskGroup, or kill the kernel.
+        """
+        self.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([done], timeout=FAREWELL)
+        counts = self._answers.counts
+        total = f" of {self.total:,}" if self.total is not None else ""
+        text = f"Interrupted: {counts[OK] + counts[FAILED]:,}{total} answers are in run.frame; run.resume() goes on."
+        interrupt.args = (text,)
+        interrupt._render_traceback_ = lambda text=text: [text]  # type: ignore[attr-defined]
+
+    def _outcome(self) -> pd.DataFrame:
+        if self._error is not None:
+            raise self._error
+        return self.frame
+
+    # -- on the batch's loop ------------------------------------------------------------------------------------
+
+    def _on_loop(self, function: Callable[[], None]) -> None:
+        if self._loop.is_closed():
+            if function in (self._cancel, self._pause):
+                return
+            self._loop = running() or loops.background()
+            self._let_go = None
+            self._workers.forget_loop()
+        call_in(self._loop, function)
+
+    def _reopen(self) -> None:
+        with self._lock:
+            if self._finished.done():
+                self._finished = Future()
+
+    def _resume(self) -> None:
+        if self.state != "running":
+            self._error = None
+            if self._workers.stuck:
+                self._workers.ask_again(FAILED)
+            self._workers.ask_again(CANCELLED)
+            self._run()
+
+    def _retry_failed(self) -> None:
+        self._error = None
+        self._workers.ask_again(FAILED)
+        if self.state in ("done", "stopped"):
+            self._run()
+        elif self.state == "running":
+            self._workers.spawn()
+
+    def _run(self) -> None:
+        self.state = "running"
+        self._working_since = clock()
+        if self._let_go is None:
+            self._let_go = hold_awake(self._loop)
+        if self._remaining is not None:
+            self._deadline_timer = self._loop.call_later(self._remaining, self._cancel)
+            self._remaining = self._deadline
+        self._workers.pulling = True
+        self._workers.spawn()
+        self._news.changed()
+        if self._workers.idle:
+            self._settle()
+
+    def _pause(self) -> None:
+        if self.state == "running":
+            if self._deadline_timer is not None:
+                self._remaining = self._left()
+            self._stand_still("paused")
+            self._workers.pulling = False
+
+    def _cancel(self) -> None:
+        if self.state in ("running", "paused"):
+            self._stand_still("cancelled")
+            self._workers.abort()
+            if self._workers.idle:
+                self._settle()
+
+    def _stand_still(self, state: str) -> None:
+        self._worked, self._working_since = self.elapsed, None
+        self.state = state
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        self._news.changed()
+
+    def _left(self) -> float:
+        timer = self._deadline_timer
+        return timer.when() - self._loop.time() if timer is not None else float("inf")
+
+    def _lost(self, position: int, reason: str) -> None:
+        """A worker was ended by something else than `cancel`: its row waits again, and the batch pauses."""
+        if self.state == "running":
+            log.warning(
+                "%r was ended from outside at row %d (%s): it is paused; resume() goes on", self, position, reason
+            )
+        self._pause()
+
+    def _settle(self) -> None:
+        """Decide what it means that no worker is left."""
+        workers = self._workers
+        if self.state == "running" and workers.stuck is None and workers.rows_left:
+            workers.spawn()
+            return
+        if self.state == "running":
+            self._error = workers.stuck or workers.source_error
+            if self._error is not None:
+                self._explain(self._error)
+            self._stand_still("stopped" if self._error is not None else "done")
+        if self._let_go is not None:
+            self._let_go()
+            self._let_go = None
+        if self.state != "paused" and not self._finished.done():
+            self._finished.set_result(None)
+        self._news.tell()
+
+    def _explain(self, error: Exception) -> None:
+        counts = self._answers.counts
+        if error is self._workers.source_error:
+            note = f"The items stopped coming: {counts[OK] + counts[FAILED]:,} answers are in run.frame."
+        else:
+            note = (
+                f"All {counts[FAILED]:,} rows so far failed like this, so the batch stopped. "
+                "Mend the cause; run.resume() then asks for all of them."
+            )
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)

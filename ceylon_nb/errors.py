@@ -1,0 +1,182 @@
+"""What can go wrong, as one tree.
+
+::
+
+    CeylonError
+    ├── ConfigurationError (ValueError)      something said to the library is wrong; nothing was sent
+    │   ├── InvalidModel                     not 'provider::model-name'
+    │   ├── UnknownProvider
+    │   ├── MissingAPIKey
+    │   └── TemplateError                    a template that does not fit its items
+    ├── InvalidItem (ValueError)             one item cannot be sent
+    │   └── EmptyPrompt
+    ├── WrongLoop (RuntimeError)             a blocking call where it would wait for itself
+    └── RequestError                         a request was made and there is no answer
+        ├── ConnectionFailed (ConnectionError)
+        │   ├── ConnectionTimeout (TimeoutError)
+        │   ├── ConnectionLost               closed or reset before the whole answer had come
+        │   └── TLSFailed
+        ├── RequestTimeout (TimeoutError)    the server was reached and did not answer in time
+        ├── StatusError                      the server said no
+        │   ├── Redirected                   3xx
+        │   ├── BadRequest                   400, 413, 422
+        │   ├── AuthenticationFailed         401, 403
+        │   ├── NotFound                     404
+        │   │   └── ModelNotFound
+        │   ├── RateLimited                  429
+        │   └── ServerError                  5xx, or an error reported inside an answer
+        └── BadReply                         an answer that is not one
+            ├── IncompleteReply              it stops before its end
+            ├── EmptyReply                   well formed, and without any text
+            └── ReplyTooLarge
+
+Every message says what happened and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class CeylonError(Exception):
+    """The root of the tree."""
+
+
+class ConfigurationError(CeylonError, ValueError):
+    """Something said to the library is wrong; nothing was sent."""
+
+
+class InvalidModel(ConfigurationError):
+    """A model that is not written ``provider::model-name``."""
+
+
+class UnknownProvider(ConfigurationError):
+    """No provider of that name."""
+
+
+class MissingAPIKey(ConfigurationError):
+    """The provider needs a key and none was given."""
+
+
+class TemplateError(ConfigurationError):
+    """A template that does not fit its items."""
+
+
+class InvalidItem(CeylonError, ValueError):
+    """One item cannot be sent; the others can."""
+
+
+class EmptyPrompt(InvalidItem):
+    """There is nothing to ask."""
+
+
+class WrongLoop(CeylonError, RuntimeError):
+    """A blocking call made where it would wait for itself."""
+
+
+class RequestError(CeylonError):
+    """A request was made and there is no answer.
+
+    Attributes
+    ----------
+    status : int or None
+        The HTTP status, if the server gave one.
+    body : str
+        The first line of what the server said, keys masked.
+    url : str
+        Where the request went, credentials masked.
+    retry_after : float or None
+        Seconds the server asked to wait, clamped to 0-600.
+    attempts : int
+        Requests made for this answer, this one included.
+    latency : float or None
+        Seconds that the last attempt took.
+    item : object
+        What was asked for: the row of a batch, or the prompt of a single call.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        body: str = "",
+        url: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+        self.url = url
+        self.retry_after = retry_after
+        self.attempts = 1
+        self.latency: float | None = None
+        self.item: Any = None
+
+
+class ConnectionFailed(RequestError, ConnectionError):
+    """The server cannot be reached."""
+
+
+class ConnectionTimeout(ConnectionFailed, TimeoutError):
+    """No connection within the time allowed for connecting."""
+
+
+class ConnectionLost(ConnectionFailed):
+    """The connection was closed or reset before the whole answer had come."""
+
+
+class TLSFailed(ConnectionFailed):
+    """The server's certificate does not hold, or TLS could not be agreed on."""
+
+
+class RequestTimeout(RequestError, TimeoutError):
+    """The server was reached and did not answer in time."""
+
+
+class StatusError(RequestError):
+    """The server answered with an error status."""
+
+
+class Redirected(StatusError):
+    """The server points elsewhere; a key is never carried to another host."""
+
+
+class BadRequest(StatusError):
+    """The server cannot make sense of the request."""
+
+
+class AuthenticationFailed(StatusError):
+    """The key is missing, wrong, or not allowed to do this."""
+
+
+class NotFound(StatusError):
+    """Nothing answers at this address."""
+
+
+class ModelNotFound(NotFound):
+    """The server does not have this model."""
+
+
+class RateLimited(StatusError):
+    """Too many requests; the whole endpoint is held off for a while."""
+
+
+class ServerError(StatusError):
+    """The server failed."""
+
+
+class BadReply(RequestError):
+    """The server's answer is not an answer."""
+
+
+class IncompleteReply(BadReply):
+    """The answer stops before its end."""
+
+
+class EmptyReply(BadReply):
+    """The answer is well formed and holds no text."""
+
+
+class ReplyTooLarge(BadReply):
+    """The answer is larger than any model's reply can be."""

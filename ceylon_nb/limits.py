@@ -1,0 +1,103 @@
+"""How many a minute, and when to hold off: one pair of clocks per endpoint, shared by all batches, loops and threads.
+
+The rate is GCRA (the generic cell rate algorithm, ITU-T I.371, in its virtual scheduling form) with burst 1 and
+reservation: each request reserves its own slot and sleeps until then, so waiting costs one timer, however many wait.
+A slot that is not used (a cancelled request) goes back and is taken by the next one.
+
+No 60 seconds ever see more than the limit, late wake-ups included: slots are ``(60 + LAPSE) / n`` seconds apart, and a
+slot whose owner comes more than LAPSE late (a cell kept the loop busy) has lapsed and a new one is reserved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import threading
+from bisect import bisect_left, insort
+from collections.abc import Callable
+
+from .loop import clock
+
+LAPSE = 0.25
+"""Seconds after which a slot that was not used in time is no longer good."""
+
+JITTER = 0.1
+"""Seconds, at most, added to a cool-down, so that several notebooks do not come back in step."""
+
+
+def spacing(max_per_minute: float) -> float:
+    """Seconds between two slots."""
+    return (60.0 + LAPSE) / max_per_minute
+
+
+class Endpoint:
+    """The clocks of one base URL and key. Every method may be called from any thread."""
+
+    def __init__(self, *, now: Callable[[], float] = clock) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+        self._returned: dict[float, list[float]] = {}
+        self._held_until = 0.0
+
+    def reserve(self, interval: float) -> float:
+        """Take the next slot, `interval` seconds after the last one; returns its time."""
+        with self._lock:
+            now = self._now()
+            returned = self._returned.get(interval, [])
+            del returned[: bisect_left(returned, now)]
+            if returned:
+                return returned.pop(0)
+            slot = max(now, self._free_at)
+            self._free_at = slot + interval
+            return slot
+
+    def give_back(self, slot: float, interval: float) -> None:
+        """Return a slot that was not used."""
+        with self._lock:
+            returned = self._returned.setdefault(interval, [])
+            insort(returned, slot)
+            while returned and returned[-1] + interval == self._free_at:
+                self._free_at = returned.pop()
+
+    def hold_off(self, seconds: float) -> None:
+        """Hold all requests of this endpoint off for so long, and a little jitter."""
+        until = self._now() + seconds + random.uniform(0, JITTER)
+        with self._lock:
+            self._held_until = max(self._held_until, until)
+
+    def held(self) -> float:
+        """Seconds that the cool-down still lasts; 0 when there is none."""
+        return max(0.0, self._held_until - self._now())
+
+    async def turn(self, max_per_minute: float | None = None) -> None:
+        """Wait for the cool-down to end and, with a rate, for a slot of one's own."""
+        interval = spacing(max_per_minute) if max_per_minute else 0.0
+        slot: float | None = None
+        try:
+            while True:
+                if interval and slot is None:
+                    slot = self.reserve(interval)
+                wait = max(slot or 0.0, self._held_until) - self._now()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                elif slot is not None and self._now() > slot + LAPSE:
+                    slot = None
+                else:
+                    slot = None
+                    return
+        finally:
+            if slot is not None:
+                self.give_back(slot, interval)
+
+
+_endpoints: dict[str, Endpoint] = {}
+_lock = threading.Lock()
+
+
+def endpoint(base_url: str, api_key: str | None = None) -> Endpoint:
+    """The clocks that all requests to this base URL with this key share. The key itself is not kept."""
+    name = hashlib.sha256(f"{base_url}\n{api_key or ''}".encode()).hexdigest()
+    with _lock:
+        return _endpoints.setdefault(name, Endpoint())

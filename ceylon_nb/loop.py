@@ -1,0 +1,252 @@
+"""The notebook's loop: sync calls, calls from other threads, and the interrupt that must be noticed.
+
+* A notebook has one loop on the main thread, and it is already running. Nothing here starts another on it.
+* Sync calls (`run_sync`) and batches begun where no loop runs use one background thread with a loop of its own.
+* SIGINT does not wake an idle loop (ipykernel #881): while anything of ours is in flight, `awake` ticks at 10 Hz.
+* A deadline that passed while a cell kept the loop busy is not the server's fault: `patient_timeout` forgives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import contextvars
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+
+from .errors import WrongLoop
+
+T = TypeVar("T")
+
+TICK = 0.1
+"""Seconds between two wake-ups of a loop that has something of ours in flight."""
+
+STALL = 0.25
+"""Seconds a timer may be late before the loop counts as having been kept busy."""
+
+FAREWELL = 2.0
+"""Seconds that cancelled work is waited for."""
+
+
+def running() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
+    """Call `function` on `loop`: at once when this thread runs it, else as soon as it comes round.
+
+    A closed loop is left alone: whatever ran on it has ended with it.
+    """
+    if running() is loop:
+        function(*args)
+        return
+    with contextlib.suppress(RuntimeError):  # closed in between
+        loop.call_soon_threadsafe(function, *args)
+
+
+# -- awake -----------------------------------------------------------------------------------------------------------
+
+_tickers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Ticker] = weakref.WeakKeyDictionary()
+
+
+class _Ticker:
+    """Wakes one loop at 10 Hz while its count is above zero."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.handle: asyncio.TimerHandle | None = None
+
+    def tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.handle = loop.call_later(TICK, self.tick, loop)
+
+    def stop(self) -> None:
+        if self.handle is not None:
+            self.handle.cancel()
+            self.handle = None
+
+
+def hold_awake(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+    """Keep `loop` waking at 10 Hz; call on its thread. Returns the function that lets go."""
+    ticker = _tickers.get(loop)
+    if ticker is None:
+        ticker = _tickers[loop] = _Ticker()
+    ticker.count += 1
+    if ticker.handle is None:
+        ticker.tick(loop)
+
+    def let_go() -> None:
+        ticker.count -= 1
+        if not ticker.count:
+            ticker.stop()
+
+    return let_go
+
+
+@contextlib.contextmanager
+def awake() -> Iterator[None]:
+    """Keep the running loop waking, so that an interrupt is noticed within 0.1 s."""
+    let_go = hold_awake(asyncio.get_running_loop())
+    try:
+        yield
+    finally:
+        let_go()
+
+
+# -- timeouts --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
+    """Like `asyncio.timeout`, but time in which the loop was blocked does not count.
+
+    When the timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets: the deadline
+    moves by as much as it was late.
+
+    Raises
+    ------
+    TimeoutError
+        The block took longer.
+    """
+    if seconds is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+    async with asyncio.timeout(None) as guard:
+
+        def expire(due: float) -> None:
+            nonlocal timer
+            late = loop.time() - due
+            if late > STALL:
+                timer = loop.call_later(late, expire, loop.time() + late)
+            else:
+                guard.reschedule(loop.time())
+
+        due = loop.time() + seconds
+        timer = loop.call_at(due, expire, due)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+# -- the background loop ---------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_thread: threading.Thread | None = None
+_background: asyncio.AbstractEventLoop | None = None
+
+
+def background() -> asyncio.AbstractEventLoop:
+    """The library's own loop, in its own daemon thread, begun when first asked for."""
+    global _thread, _background
+    with _lock:
+        if _background is None or _background.is_closed():
+            loop = asyncio.new_event_loop()
+            _thread = threading.Thread(target=_serve, args=(loop,), name="ceylon-nb-loop", daemon=True)
+            _background = loop
+            _thread.start()
+        return _background
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=FAREWELL))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+@atexit.register
+def stop_background() -> None:
+    """End the background loop and what runs on it, within two seconds; a later call begins a new one."""
+    global _thread, _background
+    with _lock:
+        loop, thread, _background, _thread = _background, _thread, None, None
+    if loop is None or thread is None or loop.is_closed():
+        return
+    call_in(loop, loop.stop)
+    thread.join(FAREWELL + 1)
+
+
+def _forget_after_fork() -> None:
+    global _thread, _background, _lock
+    _lock, _thread, _background = threading.Lock(), None, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop and wait for it; also inside a cell, where a loop already runs.
+
+    Raises
+    ------
+    WrongLoop
+        Called on the background loop itself, which would wait for itself.
+    """
+    loop = background()
+    if running() is loop:
+        coroutine.close()
+        raise WrongLoop("A sync call inside work that runs on the library's own loop would wait for itself: await it.")
+    outcome: Future[T] = Future()
+    task: asyncio.Task[T] | None = None
+    context = contextvars.copy_context()
+
+    def start() -> None:
+        nonlocal task
+        task = loop.create_task(coroutine, context=context)
+        task.add_done_callback(finish)
+
+    def finish(done: asyncio.Task[T]) -> None:
+        if done.cancelled():
+            outcome.set_exception(asyncio.CancelledError())
+        elif (error := done.exception()) is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(done.result())
+
+    loop.call_soon_threadsafe(start)
+    try:
+        return outcome.result()
+    except BaseException:
+        if not outcome.done():  # KeyboardInterrupt: stop the request too, and see it stopped
+            call_in(loop, lambda: task is not None and task.cancel())
+            wait([outcome], FAREWELL)
+        raise
+
+
+# -- the notebook ----------------------------------------------------------------------------------------------------
+
+
+def in_kernel() -> bool:
+    """Whether this is a Jupyter kernel's main thread: the place where something can be displayed in a cell."""
+    if "ipykernel" not in sys.modules or threading.current_thread() is not threading.main_thread():
+        return False
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def clock() -> float:
+    """Seconds on the one clock that all loops and threads share."""
+    return time.monotonic()

@@ -1,0 +1,182 @@
+"""What is said to a model and what comes back: Message, Reply, Usage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import orjson
+
+from .errors import EmptyPrompt, InvalidItem
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes
+    ----------
+    role : str
+        ``"system"``, ``"user"`` or ``"assistant"``.
+    content : str
+        What was said.
+    """
+
+    role: str
+    content: str
+
+
+Prompt: TypeAlias = str | Iterable[Message | Mapping[str, str]]
+"""One question, or the messages of a whole conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counted them; None where it did not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class Text(str):
+    """A ``str`` that a notebook shows as text, not as a quoted repr."""
+
+    __slots__ = ()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+
+class Reply(Text):
+    """A model's answer: a ``str`` that also knows how it came about.
+
+    Attributes
+    ----------
+    usage : Usage
+        Tokens in and out.
+    model : str or None
+        The model that answered, by its server's name for it.
+    latency : float or None
+        Seconds, of the last attempt.
+    finish_reason : str or None
+        ``"stop"``, ``"length"``, … in the server's words.
+    attempts : int
+        Requests it took.
+    """
+
+    __slots__ = ("_raw", "attempts", "finish_reason", "latency", "model", "usage")
+
+    usage: Usage
+    model: str | None
+    latency: float | None
+    finish_reason: str | None
+    attempts: int
+    _raw: bytes
+
+    def __new__(  # noqa: D102 - the class tells
+        cls,
+        text: str,
+        *,
+        usage: Usage | None = None,
+        model: str | None = None,
+        latency: float | None = None,
+        finish_reason: str | None = None,
+        attempts: int = 1,
+        raw: bytes = b"",
+    ) -> Reply:
+        self = super().__new__(cls, text)
+        self.usage = usage or Usage()
+        self.model = model
+        self.latency = latency
+        self.finish_reason = finish_reason
+        self.attempts = attempts
+        self._raw = raw
+        return self
+
+    @property
+    def raw(self) -> Any:
+        """The server's own JSON, decoded; of a stream, its last object; None where there is none."""
+        return decode_json(self._raw) if self._raw else None
+
+    def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
+        fields = {name: getattr(self, name) for name in ("usage", "model", "latency", "finish_reason", "attempts")}
+        return (str(self),), {**fields, "raw": self._raw}
+
+    def __getstate__(self) -> None:
+        return None  # __getnewargs_ex__ says it all
+
+
+def decode_json(data: bytes) -> Any:
+    """Decode JSON that a server sent, half surrogate pairs as U+FFFD.
+
+    orjson, SQLite and pandas refuse half a surrogate pair; some servers send one when a token ends inside an emoji.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _mended(json.loads(data))
+
+
+def sendable(text: str) -> str:
+    """The same text, lone surrogates as U+FFFD: UTF-8 has no way to say them."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return sendable(value)
+    if isinstance(value, list):
+        return [_mended(each) for each in value]
+    if isinstance(value, dict):
+        return {_mended(key): _mended(each) for key, each in value.items()}
+    return value
+
+
+ROLES = ("system", "user", "assistant")
+
+
+def as_messages(prompt: Prompt, system_prompt: str | None = None) -> tuple[Message, ...]:
+    """Turn a prompt into messages, the system prompt first.
+
+    Raises
+    ------
+    EmptyPrompt
+        There is no text to send.
+    InvalidItem
+        Neither text nor messages.
+    """
+    turns = (Message("user", sendable(prompt)),) if isinstance(prompt, str) else tuple(_messages(prompt))
+    if not turns or not turns[-1].content.strip():
+        raise EmptyPrompt("The prompt is empty, so it was not sent. Fill the cell, or drop the row.")
+    if system_prompt and turns[0].role != "system":
+        return (Message("system", system_prompt), *turns)
+    return turns
+
+
+def _messages(prompt: Iterable[Message | Mapping[str, str]]) -> Iterable[Message]:
+    if isinstance(prompt, (bytes, Mapping)) or not isinstance(prompt, Iterable):
+        raise InvalidItem(f"A prompt is a str or a list of messages, not {type(prompt).__name__}.")
+    for turn in prompt:
+        message = turn if isinstance(turn, Message) else _message(turn)
+        if message.role not in ROLES:
+            raise InvalidItem(f"A message's role is one of {', '.join(ROLES)}, not {message.role!r}.")
+        yield Message(message.role, sendable(message.content))
+
+
+def _message(turn: object) -> Message:
+    if isinstance(turn, Mapping):
+        role, content = turn.get("role"), turn.get("content")
+        if isinstance(role, str) and isinstance(content, str):
+            return Message(role, content)
+    raise InvalidItem(
+        f'A message is a Message or {{"role": "user", "content": "…"}} with text in both, not {type(turn).__name__}.'
+    )

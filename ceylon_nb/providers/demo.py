@@ -1,0 +1,89 @@
+"""``demo::`` - an embedded stand-in for a model: no network, no key, no download.
+
+It is a transport that speaks Ollama's wire format, so the code that runs is the code that talks to a real server.
+``demo::tutor`` takes its time (deterministically, a few hundredths of a second) so that concurrency can be seen;
+``demo::instant`` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from ..http import Transport, embedded
+from . import demo_tasks
+from .ollama import Ollama
+
+MODELS = ("tutor", "instant")
+BASE_URL = "http://demo.localhost:80"
+
+THINKING = (0.03, 0.15)
+"""Seconds: the shortest and the longest that ``tutor`` thinks; the prompt decides."""
+
+TOKEN = 0.015
+"""Seconds between two streamed tokens of ``tutor``."""
+
+
+class Demo(Ollama):
+    """The embedded model, asked through Ollama's wire format."""
+
+    def __init__(self, base_url: str | None = None, api_key: str | None = None, transport: Transport | None = None):
+        del base_url, api_key  # it is here, and open
+        super().__init__(BASE_URL, None, transport or embedded(_serve))
+
+
+def tokens(text: str) -> list[str]:
+    """Split a text into words, each with the white space before it."""
+    return re.findall(r"\s*\S+\s*\Z|\s*\S+", text) or [text]
+
+
+def thinking_time(prompt: str) -> float:
+    """Seconds that ``tutor`` thinks about a prompt; always the same for the same prompt."""
+    shortest, longest = THINKING
+    return shortest + (longest - shortest) * (zlib.crc32(prompt.encode("utf-8", "replace")) % 1000) / 999
+
+
+async def _serve(path: str, body: bytes) -> tuple[int, str, bytes | AsyncIterator[bytes]]:
+    ask = orjson.loads(body)
+    model, messages = ask["model"], ask["messages"]
+    if model not in MODELS:
+        said = f"model '{model}' not found; the embedded models are {' and '.join(MODELS)}"
+        return 404, "application/json", orjson.dumps({"error": said})
+    prompt = messages[-1]["content"]
+    slow = model == "tutor"
+    words = tokens(demo_tasks.answer(messages))
+    limit = ask.get("options", {}).get("num_predict")
+    done = _done(messages, words, limit)
+    if limit is not None and limit > 0:
+        words = words[:limit]
+    if slow:
+        await asyncio.sleep(thinking_time(prompt))
+    if ask.get("stream", True):
+        return 200, "application/x-ndjson", _stream(model, words, done, TOKEN if slow else 0.0)
+    return 200, "application/json", _line(model, "".join(words), done)
+
+
+def _done(messages: Sequence[Mapping[str, str]], words: Sequence[str], limit: int | None) -> dict[str, Any]:
+    cut = limit is not None and 0 < limit < len(words)
+    return {
+        "done": True,
+        "done_reason": "length" if cut else "stop",
+        "prompt_eval_count": sum(len(message["content"].split()) for message in messages),
+        "eval_count": limit if cut else len(words),
+    }
+
+
+async def _stream(model: str, words: Sequence[str], done: dict[str, Any], pause: float) -> AsyncIterator[bytes]:
+    for word in words:
+        yield _line(model, word, {"done": False})
+        await asyncio.sleep(pause)
+    yield _line(model, "", done)
+
+
+def _line(model: str, text: str, rest: Mapping[str, Any]) -> bytes:
+    return orjson.dumps({"model": model, "message": {"role": "assistant", "content": text}, **rest}) + b"\n"

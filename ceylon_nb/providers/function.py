@@ -1,0 +1,50 @@
+"""A provider made of the user's own ``async def (messages) -> str``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeAlias
+
+from .. import errors
+from ..loop import patient_timeout
+from ..messages import Message, Reply
+from .base import Delta, Request, make_reply
+
+AskFunction: TypeAlias = Callable[[list[Message]], Awaitable[str]]
+
+
+class Function:
+    """A model that is a coroutine function: messages in, text (or a Reply) out."""
+
+    def __init__(self, ask: AskFunction) -> None:
+        self._ask = ask
+        self.name = getattr(ask, "__name__", type(ask).__name__)
+        self.base_url = f"function:{self.name}:{id(ask):x}"
+
+    async def complete(self, request: Request) -> Reply:
+        """Await the function.
+
+        Raises
+        ------
+        RequestTimeout
+            It took longer than the timeout.
+        EmptyReply
+            It returned no text.
+        """
+        try:
+            async with patient_timeout(request.timeout):
+                text = await self._ask(list(request.messages))
+        except TimeoutError as error:
+            raise errors.RequestTimeout(
+                f"{self.name} gave no answer within {request.timeout:g} s; raise `timeout`."
+            ) from error
+        if not isinstance(text, str):
+            raise TypeError(f"{self.name} must return a str, not {type(text).__name__}.")
+        if isinstance(text, Reply):
+            return text
+        return make_reply(text, model=self.name, finish_reason="stop", usage=None, raw=b"")
+
+    async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
+        """Await the function, and yield its answer in one piece."""
+        reply = await self.complete(request)
+        yield Delta(str(reply), reply.model, reply.finish_reason or "stop", reply.usage)

@@ -1,0 +1,399 @@
+"""`ModelServer`: Ollama's and OpenAI's wire formats on loopback, with faults to order.
+
+- It runs on a loop of its own, in a thread of its own: it serves sync tests, async tests, threads and kernels alike,
+  and a loop that a test blocks does not block it.
+- The tests it is for count on it: what it counts (`Witness`) is exact, and how it fails (`faults`) is ordered.
+- Paths are told apart by how they end, so that it works under any prefix.
+"""
+
+import asyncio
+import ipaddress
+import ssl
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from aiohttp import web
+
+from . import wire as wires
+from .exchange import Exchange
+from .faults import Fault
+from .witness import Outcome, Request, Witness
+
+Reply = str | Mapping[str, Any]
+Replier = Callable[[list[dict[str, Any]]], Reply]
+
+_OLLAMA, _OPENAI = wires.Ollama(), wires.OpenAI()
+_CHATS: tuple[tuple[str, wires.Wire], ...] = (("/api/chat", _OLLAMA), ("/chat/completions", _OPENAI))
+_BACKLOG = 4096  # connections that come at the same moment wait to be accepted, not to be retried a second later
+
+
+class ModelServer(Witness):
+    """A model server on 127.0.0.1, for tests.
+
+    ``with ModelServer() as server`` or ``async with``: listening on entry; on leaving, connections are closed, the
+    thread is joined. A stopped server can be started again and keeps its port: a server that came back.
+
+    Endpoints: POST …/api/chat and /api/show, GET …/api/tags and /api/version (Ollama), POST …/chat/completions and
+    GET …/models (OpenAI).
+
+    Parameters
+    ----------
+    reply : str or callable, optional
+        What the model says: a text, or ``f(messages) -> str``, called in the server's thread. In place of a text, a
+        message with ``{"content": …, "tool_calls": [{"function": {"name": …, "arguments": {…}}}]}``. Default: the
+        answers of ``demo::tutor``.
+    latency : float or callable
+        Seconds before an answer, or ``f(request) -> seconds``.
+    token_interval : float
+        Seconds between the tokens of a stream. Tokens are words.
+    models : sequence of str
+        The models it has; others are answered with the real servers' 404. ``:latest`` may be left out.
+    parallel : int, optional
+        How many requests it works on at a time; the others queue. Default: all.
+    api_key : str, optional
+        The bearer without which it answers 401.
+    host, port
+        Loopback only; port 0 means any free one.
+    ssl_context : ssl.SSLContext, optional
+        Speak TLS.
+    keep : int
+        How many records `requests` keeps.
+
+    Attributes
+    ----------
+    faults : collections.deque of (Fault or None)
+        Each chat request takes the first one, in order of arrival; None is an ordinary answer.
+    plan : callable, optional
+        ``f(request) -> Fault | None``, asked when `faults` is empty.
+    url, ollama_url, openai_url : str
+
+    Raises
+    ------
+    ValueError
+        For a host that is not loopback.
+    OSError
+        On entry, for a port that is taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        reply: Reply | Replier | None = None,
+        latency: float | Callable[[Request], float] = 0.0,
+        token_interval: float = 0.0,
+        models: Sequence[str] = ("llama3.2:latest", "gemma3:latest", "mock"),
+        parallel: int | None = None,
+        api_key: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ssl_context: ssl.SSLContext | None = None,
+        keep: int = 100_000,
+    ) -> None:
+        super().__init__(keep=keep)
+        if not _is_loopback(host):
+            raise ValueError(f"a test server listens on loopback only, e.g. host='127.0.0.1', not on {host!r}")
+        if parallel is not None and parallel < 1:
+            raise ValueError(f"parallel is a number of requests from 1, or None for all; got {parallel}")
+        self.reply = reply
+        self.latency = latency
+        self.token_interval = token_interval
+        self.models = tuple(models)
+        self.parallel = parallel
+        self.api_key = api_key
+        self.host = host
+        self.port = port
+        self.faults: deque[Fault | None] = deque()
+        self.plan: Callable[[Request], Fault | None] | None = None
+        self._tls = ssl_context
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a trailing slash."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self._tls else 'http'}://{host}:{self.port}"
+
+    @property
+    def ollama_url(self) -> str:
+        """The base URL for Ollama's clients."""
+        return self.url
+
+    @property
+    def openai_url(self) -> str:
+        """The base URL for OpenAI's clients."""
+        return f"{self.url}/v1"
+
+    def next(self, *faults: Fault | None) -> None:
+        """Order faults for the next chat requests, one each; None is an ordinary answer."""
+        self.faults.extend(faults)
+
+    def start(self) -> Self:
+        """Listen; returns when it does."""
+        try:
+            self._launch().result()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Close every connection, end the thread. Requests that are active end as "stopped". Idempotent."""
+        done = self._quit()
+        if done is not None:
+            done.result()
+            self._join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.wrap_future(self._launch())
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        done = self._quit()
+        if done is not None:
+            await asyncio.wrap_future(done)
+            self._join()
+
+    def _launch(self) -> "Future[None]":
+        if self._thread is not None:
+            raise RuntimeError("this server is running; for a second one make another ModelServer()")
+        if self.reply is None:
+            from ..providers import demo_tasks
+
+            self.reply = demo_tasks.answer
+        self._stopping = False
+        self._life = life = _Life()
+        self._thread = threading.Thread(target=life.run, args=(self._serve,), name="model-server", daemon=True)
+        self._thread.start()
+        return life.ready
+
+    def _quit(self) -> "Future[None] | None":
+        if self._thread is None:
+            return None
+        self._life.end()
+        return self._life.done
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    async def _serve(self, life: "_Life") -> None:
+        self._places = asyncio.Semaphore(self.parallel) if self.parallel else None
+        listener = _Listener(self._handle, self._connect)
+        runner = web.ServerRunner(listener, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            host = "127.0.0.1" if self.host == "localhost" else self.host
+            await web.TCPSite(runner, host, self.port, ssl_context=self._tls, backlog=_BACKLOG).start()
+            self.port = runner.addresses[0][1]
+            life.ready.set_result(None)
+            await asyncio.wrap_future(life.quit)
+        finally:
+            self._stopping = True
+            for site in runner.sites:
+                await site.stop()  # first, so that nobody comes while the others go
+            listener.abort()
+            await runner.cleanup()
+
+    async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        path = http.raw_path.partition("?")[0]
+        for suffix, wire in _CHATS:
+            if path.endswith(suffix):
+                if http.method != "POST":
+                    return web.Response(status=405, text="405 method not allowed")
+                return await self._chat(http, path, wire)
+        return await self._page(http, path)
+
+    async def _chat(self, http: web.BaseRequest, path: str, wire: wires.Wire) -> web.StreamResponse:
+        request = self._enter(path, http.headers)
+        ordered = (self.faults.popleft(),) if self.faults else ()
+        try:
+            response = await self._respond(http, wire, request, ordered)
+        except asyncio.CancelledError:
+            self._settle(request, "stopped" if self._stopping else "aborted")
+            raise
+        except ConnectionError:
+            self._settle(request, "aborted")
+            return web.Response()  # to nobody
+        finally:
+            if request.outcome == "active":  # an error in a callable that we were given: aiohttp logs it, and sends 500
+                self._settle(request, "faulted")
+        return response
+
+    async def _respond(
+        self, http: web.BaseRequest, wire: wires.Wire, request: Request, ordered: tuple[Fault | None, ...]
+    ) -> web.StreamResponse:
+        refusal = self._read(request, wire, await http.content.read())
+        fault = None if refusal else ordered[0] if ordered else self.plan and self.plan(request)
+        outcome: Outcome = "refused" if refusal else "served" if fault is None or fault.harmless else "faulted"
+        compose, settle = partial(self._compose, request, wire), partial(self._settle, request, outcome)
+        exchange = Exchange(http, wire, request, compose, self.token_interval, settle)
+        if refusal is not None:
+            status, body = refusal
+            return await exchange.send(body, status=status)
+        if fault is not None and fault.at_once:
+            return await fault.play(exchange)
+        return await self._in_turn(exchange, fault)
+
+    async def _in_turn(self, exchange: Exchange, fault: Fault | None) -> web.StreamResponse:
+        if self._places is None:
+            return await self._work(exchange, fault)
+        if self._places.locked():
+            self._queue(1)
+            try:
+                await self._places.acquire()
+            finally:
+                self._queue(-1)
+        else:
+            await self._places.acquire()
+        try:
+            return await self._work(exchange, fault)
+        finally:
+            self._places.release()
+
+    async def _work(self, exchange: Exchange, fault: Fault | None) -> web.StreamResponse:
+        seconds = self.latency(exchange.request) if callable(self.latency) else self.latency
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+        return await (exchange.answer() if fault is None else fault.play(exchange))
+
+    def _compose(self, request: Request, wire: wires.Wire) -> wires.Answer:
+        reply = self.reply(request.messages) if callable(self.reply) else self.reply
+        limit = wire.limit(request.body)
+        return wires.Answer.compose(request, reply or "", limit if isinstance(limit, int) and limit > 0 else None)
+
+    def _read(self, request: Request, wire: wires.Wire, raw: bytes) -> tuple[int, bytes] | None:
+        """Fill the record from the body; return status and body of the refusal, if it must be refused."""
+        try:
+            body = orjson.loads(raw)
+        except ValueError:
+            body = None
+        if isinstance(body, dict):
+            request.understand(body, stream=wire.streams(body))
+            self._recognise(request)
+        if refusal := self._locked_out(request.headers, wire):
+            return refusal
+        if not isinstance(body, dict):
+            return 400, wire.error(400)
+        model = body.get("model")
+        if not isinstance(model, str) or not model:
+            return 400, wire.error(400, "model is required")
+        return None if self._has(model) else (404, wire.no_model(model))
+
+    def _locked_out(self, headers: Mapping[str, str], wire: wires.Wire) -> tuple[int, bytes] | None:
+        key = headers.get("Authorization", "").removeprefix("Bearer ")
+        return None if self.api_key in (None, key) else (401, wire.no_key(key))
+
+    def _has(self, model: str) -> bool:
+        return model in self.models or any(_full(model) == _full(mine) for mine in self.models)
+
+    async def _page(self, http: web.BaseRequest, path: str) -> web.StreamResponse:
+        """All but chats: small, counted by nobody."""
+        wire = _OPENAI if path.endswith("/models") else _OLLAMA
+        status, body = self._locked_out(http.headers, wire) or (200, b"")
+        if not body:
+            status, body = self._page_body(http.method, path, await http.content.read())
+        kind = wire.plain_type if body.startswith(b"{") else "text/plain; charset=utf-8"
+        return web.Response(status=status, body=body, headers={"Content-Type": kind})
+
+    def _page_body(self, method: str, path: str, raw: bytes) -> tuple[int, bytes]:
+        match method, path.rpartition("/")[2]:
+            case "GET", "tags":
+                return 200, wires.tags(self.models)
+            case "GET", "models":
+                return 200, wires.model_list(self.models)
+            case "GET", "version":
+                return 200, b'{"version":"0.12.6"}'
+            case "GET" | "HEAD", "":
+                return 200, b"Ollama is running"
+            case "POST", "show":
+                return self._show(raw)
+        return 404, b"404 page not found"
+
+    def _show(self, raw: bytes) -> tuple[int, bytes]:
+        try:
+            model = orjson.loads(raw)["model"]
+        except (ValueError, KeyError, TypeError):
+            return 400, _OLLAMA.error(400)
+        return (200, wires.show()) if self._has(model) else (404, _OLLAMA.no_model(model))
+
+
+class _Life:
+    """One run of the server's thread, as seen by others: it is ready, asked to quit, done."""
+
+    def __init__(self) -> None:
+        self.ready: Future[None] = Future()
+        self.quit: Future[None] = Future()
+        self.done: Future[None] = Future()
+        for future in (self.ready, self.done):
+            future.set_running_or_notify_cancel()  # whoever waits may be cancelled; what is waited for is not
+
+    def end(self) -> None:
+        """Ask it to quit, once or often."""
+        with suppress(InvalidStateError):
+            self.quit.set_result(None)
+
+    def run(self, serve: Callable[["_Life"], Coroutine[Any, Any, None]]) -> None:
+        """The thread: serve until asked to quit; an error goes to whoever starts or stops the server."""
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(serve(self))
+        except BaseException as error:  # noqa: BLE001 (not lost: it is raised where the server is started or stopped)
+            (self.done if self.ready.done() else self.ready).set_exception(error)
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+class _Listener(web.Server):
+    """aiohttp's server, which tells how many connections are open, and can drop them all."""
+
+    def __init__(
+        self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], count: Callable[[int], None]
+    ) -> None:
+        super().__init__(handle, handler_cancellation=True, access_log=None)
+        self._count = count
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._count(1)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._count(-1)
+
+    def abort(self) -> None:
+        for handler in self.connections:
+            if isinstance(handler.transport, asyncio.Transport):
+                handler.transport.abort()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _full(model: str) -> str:
+    """The name with its tag, as Ollama reads it."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"

@@ -1,0 +1,27 @@
+"""What every test can rely on."""
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+PERSONAL = ("CEYLON_NB_", "OLLAMA_", "OPENAI_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_environment() -> Iterator[None]:
+    """No test meets the model server, the key or the options of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(PERSONAL)]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where CI=true a browser test may not be skipped: it would be, unseen, for want of Chromium."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("browser"):
+        report.outcome = "failed"
+        report.longrepr = f"CI has to run browser tests; this one was skipped: {report.longrepr}"
+    return report
