@@ -62,6 +62,11 @@ class Response:
         """Whether this is an answer, not an error."""
         return self.status == httpx.codes.OK
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the server asks to wait; None if it does not say."""
+        return parse_retry_after(self.headers)
+
 
 class Client:
     """One server.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from .. import limits
 from ..errors import ConfigurationError, RateLimited, RequestError
-from ..http import Transport
 from ..loop import awake, clock
 from ..messages import Prompt, Reply, as_messages
 from ..policy import check_options
 from ..providers.base import Delta, Provider, Request
 from ..retry import backoff, retrying, time_left, worth_another_try
+
+if TYPE_CHECKING:
+    from ..http import Transport
 
 T = TypeVar("T")
 

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from .. import engine, frames
-from ..http import Transport, close_idle
 from ..loop import awake, clock, run_sync
 from ..messages import Message, Prompt, Reply
 from ..policy import check_options
@@ -18,6 +17,9 @@ from ..templates import Template, TemplateLike
 from ..urls import mask
 from . import models
 from .caller import Caller, Options, Settings
+
+if TYPE_CHECKING:
+    from ..http import Transport
 
 
 class LlmAgent:
@@ -232,6 +234,8 @@ class LlmAgent:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        from ..http import close_idle
+
         await close_idle()
 
 

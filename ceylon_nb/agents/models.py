@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from .. import errors
-from ..http import Transport
 from ..providers.base import Provider
 from ..providers.function import AskFunction, Function
+
+if TYPE_CHECKING:
+    from ..http import Transport
 
 PROVIDERS = {"ollama": "Ollama", "openai": "OpenAI", "demo": "Demo"}
 """Provider names, and the class in the module of that name."""
@@ -45,7 +47,7 @@ def connect(model: Model, base_url: str | None, api_key: str | None, transport: 
     ConfigurationError
         The model, the address or the key cannot be right. Nothing is sent to find out.
     """
-    if transport is not None and not isinstance(transport, Transport):
+    if transport is not None and not hasattr(transport, "handle_async_request"):
         raise errors.ConfigurationError(
             f"transport is an httpx.AsyncBaseTransport, not {type(transport).__name__}; for a sync one, use its "
             "async twin (httpx.AsyncHTTPTransport)."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
-from ..http import Response, parse_retry_after
 from ..messages import Message, Reply, Usage, decode_json
 from ..urls import mask
+
+if TYPE_CHECKING:
+    from ..http import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ def status_error(response: Response, url: str, model: str, advice: Advice, secre
     )
     if kind is errors.NotFound and "model" in said.lower():
         kind = errors.ModelNotFound
-    retry_after = parse_retry_after(response.headers)
+    retry_after = response.retry_after
     hint = {
         errors.ModelNotFound: advice.missing_model,
         errors.AuthenticationFailed: advice.authentication,

@@ -47,7 +47,7 @@ def answer(messages: Sequence[Mapping[str, str]]) -> str:
     """
     said: dict[str, list[str]] = {"system": [], "user": [], "assistant": []}
     for message in messages:
-        said.setdefault(message.get("role", ""), []).append(message.get("content", ""))
+        said.setdefault(message.get("role", ""), []).append(message.get("content") or "")
     asked = said["user"] or [""]
     prompt = asked[-1].strip()
     if len(prompt) > 2 * _REACH:
@@ -55,8 +55,10 @@ def answer(messages: Sequence[Mapping[str, str]]) -> str:
     duty = _duty(" ".join(said["system"]).strip())
     if duty and not _COMMAND.match(prompt):
         return _do(duty, prompt) or STAND_IN
-    found = _remember([*asked[:-1], prompt], said["assistant"]) or _explain(prompt)
-    return found or _perform(prompt) or _small_talk(prompt[:200]) or STAND_IN
+    if _COMMAND.match(prompt):
+        return _perform(prompt) or STAND_IN
+    known = _remember([*asked[:-1], prompt], said["assistant"]) or _explain(prompt)
+    return known or _perform(prompt) or _small_talk(prompt[:200]) or STAND_IN
 
 
 # ---- which task, and where its text begins ---------------------------------------------------------------------------
@@ -81,8 +83,8 @@ _ASK = re.compile(
     r"\b(?:(extract|pick out|pull out)|give|get|find|return|identify|which|what(?:['’]s| is| was| are))\b(.*)", re.I
 )
 _COMMAND = re.compile(
-    r"(?:(?:please|now|can you|could you) )*(?:classify|sentiment of|extract|summari[sz]e|tl;?dr"
-    r"|(?:give|find|pick out|pull out)(?: me)? the)\b",
+    r"(?:(?:please|now|can you|could you) )*(?:(?:what(?:['’]s| is) the )?sentiment(?: of\b|\s?:)"
+    r"|(?:classify|extract|summari[sz]e|tl;?dr|(?:give|find|pick out|pull out)(?: me)? the)\b)",
     re.I,
 )
 _ABOUT_TEXT = re.compile(r"\b(?:this|the following|below|(?:in|from) (?:the|an?) (?:text|message|e?mail|note))\b", re.I)
@@ -365,7 +367,7 @@ def _field(clause: str) -> tuple[str, ...]:
         if word not in _ARTICLES:
             words.append(re.sub(r"['’]s?$", "", word))
     known = any(word in _KIND_WORDS or word.removesuffix("s") in _KIND_WORDS for word in words)
-    return tuple(words) if found and (found[1] or known or _ABOUT_TEXT.search(clause)) else ()
+    return tuple(words) if found and (found[1] or known or re.search(r"\b(?:in|from) (?:this|the)\b", clause)) else ()
 
 
 def _pick(field: tuple[str, ...], text: str) -> str:
@@ -412,6 +414,7 @@ def _labelled(name: str, text: str) -> str:
 
 # ---- a summary in one line -------------------------------------------------------------------------------------------
 
+_BULLET = re.compile(r"^(?:#{1,6}|[-*•>]|:\w{1,20}:?) ")
 _SECTIONS = _set("parameters returns raises yields examples example args arguments notes attributes see also")
 _SENTENCE_END = re.compile(
     r"(?<=[.!?…])(?<!\bDr\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\be\.g\.)(?<!\bi\.e\.)[\"”)]? (?=[\"“(]?[A-Z0-9À-Þ])"
@@ -425,31 +428,39 @@ this those through too under use very was were what when where which while who w
 
 def _summary(text: str) -> str:
     """The most central sentence: whose words are the text's most frequent, the first one favoured."""
-    sentences = _sentences(text)
+    sentences, is_docstring = _sentences(text)
+    if not sentences or is_docstring:
+        return _line(sentences[0]) if sentences else "nothing to summarise"
     words = [[w for w in re.findall(r"\w{3,}", s.lower()) if w not in _COMMON] for s in sentences]
     counts = Counter(word for sentence in words for word in sentence)
 
     def centrality(place: int) -> float:
         own = words[place]
         score: float = sum(counts[word] for word in set(own)) / math.sqrt(len(own) + 4)
-        return score * (1.5 if place == 0 else 1.0) * (0.5 if sentences[place].endswith("?") else 1.0)
+        fit = 1.0 if len(sentences[place]) <= _WIDTH else 0.7
+        return score * fit * (1.5 if place == 0 else 1.0) * (0.5 if sentences[place].endswith("?") else 1.0)
 
-    return _line(sentences[max(range(len(sentences)), key=centrality)]) if sentences else "nothing to summarise"
+    return _line(sentences[max(range(len(sentences)), key=centrality)])
 
 
-def _sentences(text: str) -> list[str]:
-    """Sentences of prose; of a docstring what stands above its sections, without doctests and fences."""
+def _sentences(text: str) -> tuple[list[str], bool]:
+    """Sentences of prose, and whether it is a docstring: of that what stands above sections and doctests."""
     label = _LABEL.match(text)
+    text = (text[label.end() :] if label else text).strip()
+    is_docstring = text.startswith(('"""', "'''"))
+    if text[:1] in ('"', "'", "`", "“"):
+        text = text.strip("\"'`“”")
     paragraphs = [""]
-    for line in (text[label.end() :] if label else text).strip(" \t\r\n\"'`").splitlines():
-        bare = re.sub(r"^(?:#{1,6}|[-*•>]|:\w{1,20}) ", "", line.strip())
-        if bare.rstrip(":").lower() in _SECTIONS and any(paragraphs):
+    for line in map(str.strip, text.splitlines()):
+        bare = _BULLET.sub("", line)
+        if any(paragraphs) and (bare.rstrip(":").lower() in _SECTIONS or line.startswith(">>>")):
+            is_docstring = True
             break
-        if bare != line.strip() or not bare:
+        if bare != line or not bare:
             paragraphs.append("")
-        if not line.lstrip().startswith((">>>", "```")) and bare.strip("-=~*_"):
+        if bare.strip("-=~*_`>."):
             paragraphs[-1] += f" {bare}"
-    return [s for p in paragraphs for s in _SENTENCE_END.split(" ".join(p.split())) if s.strip()]
+    return [s for p in paragraphs for s in _SENTENCE_END.split(" ".join(p.split())) if s], is_docstring
 
 
 def _line(text: str) -> str:
@@ -639,7 +650,7 @@ def _remember(asked: Sequence[str], replies: Sequence[str]) -> str:
         if terms := _terms(earlier)[0]:
             facts = _GLOSSARY[terms[0]]["example" in prompt.lower() :]
             fresh = [fact for fact in facts if not any(fact in reply for reply in replies)]
-            return fresh[0] if fresh else f"That is all a stand-in knows about this: {terms[0]}."
+            return fresh[0] if fresh else "That is all a stand-in knows about this."
     return ""
 
 
