@@ -33,6 +33,7 @@ def execute(path: Path) -> None:
         timeout=60,
         record_timing=False,
         store_widget_state=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     with nobodys_environment():

@@ -7,10 +7,10 @@ very long message only both ends are read.
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+
+from .demo_texts import OPINION, field_of, one_line, pick, sentiment, summary, word_set
 
 __all__ = ["STAND_IN", "answer"]
 
@@ -25,7 +25,6 @@ _STORY = (
     "row. By supper the table was full. (This is the only story that a stand-in knows.)"
 )
 _REACH = 50_000  # characters read at either end of a message
-_WIDTH = 120  # characters of a one-line summary
 
 
 def answer(messages: Sequence[Mapping[str, str]]) -> str:
@@ -47,7 +46,7 @@ def answer(messages: Sequence[Mapping[str, str]]) -> str:
     """
     said: dict[str, list[str]] = {"system": [], "user": [], "assistant": []}
     for message in messages:
-        said.setdefault(message.get("role", ""), []).append(message.get("content") or "")
+        said.setdefault(message.get("role", ""), []).append(str(message.get("content") or ""))
     asked = said["user"] or [""]
     prompt = asked[-1].strip()
     if len(prompt) > 2 * _REACH:
@@ -65,10 +64,8 @@ def answer(messages: Sequence[Mapping[str, str]]) -> str:
 
 _CLAUSE_END = re.compile(r"[:：\n\r\x0b\x0c\x85\u2028\u2029]|[.?!](?=\s|$)")
 _QUOTE = re.compile(r"[\"“”«»`]|(?<!\w)'(?=\w)|(?<=[\w.!?])'(?!\w)")
-_OPINION = r"(?:positive|negative|neutral|mixed|good|bad)"
-_OPTIONS = re.compile(rf"\b{_OPINION}(?:\W{{1,6}}(?:(?:or|and)\W{{1,3}})?{_OPINION}\b)+", re.I)
 _SENTIMENT = re.compile(
-    rf"\bsentiments?\b|\bpolarity\b|\b{_OPINION}\s?(?:,|/|or)\s?(?:or )?{_OPINION}\b"
+    rf"\bsentiments?\b|\bpolarity\b|\b{OPINION}\s?(?:,|/|or)\s?(?:or )?{OPINION}\b"
     r"|\b(?:is|was|are) (?:it|this|that|the)\b.{0,60}\b(?:positive|negative)\b|\bdoes the \w+ (?:feel|like)\b"
     r"|\b(?:classify|label|rate|judge)\b.{0,40}\b(?:review|comment|feedback|tweet|opinion|text|message|this)"
     r"(?!.*\b(?:as|by|into)\b)",
@@ -78,9 +75,6 @@ _SUMMARY = re.compile(
     r"\bsummar(?:i[sz]e|y)\b|\btl;?dr\b|\bsum (?:it |this )?up\b|\bcondense\b"
     r"|\b(?:put|shorten|describe|rewrite)\b.{0,60}\bin (?:one|a single) (?:line|sentence)\b",
     re.I,
-)
-_ASK = re.compile(
-    r"\b(?:(extract|pick out|pull out)|give|get|find|return|identify|which|what(?:['’]s| is| was| are))\b(.*)", re.I
 )
 _COMMAND = re.compile(
     r"(?:(?:please|now|can you|could you) )*(?:(?:what(?:['’]s| is) the )?sentiment(?: of\b|\s?:)"
@@ -140,337 +134,14 @@ def _kind(clause: str) -> str:
         return "sentiment"
     if _SUMMARY.search(clause):
         return "summary"
-    return "field" if _field(clause) else ""
+    return "field" if field_of(clause) else ""
 
 
 def _do(instruction: str, text: str) -> str:
     kind = _kind(instruction)
     if kind == "sentiment":
-        return _sentiment(text)
-    return _summary(text) if kind == "summary" else _pick(_field(instruction), text)
-
-
-# ---- sentiment -------------------------------------------------------------------------------------------------------
-
-
-def _table(text: str) -> dict[str, float]:
-    """Read "1: good well_made 0.5: fine" as weights; an underscore is a space."""
-    table, weight = {}, 0.0
-    for word in text.split():
-        if re.fullmatch(r"-?[\d.]+:", word):
-            weight = float(word[:-1])
-        else:
-            table[word.replace("_", " ")] = weight
-    return table
-
-
-def _set(words: str) -> frozenset[str]:
-    return frozenset(word.replace("_", " ") for word in words.split())
-
-
-_LEXICON = _table("""
-2: love excellent amazing awesome fantastic wonderful perfect brilliant superb outstanding best great incredible
-exceptional flawless fabulous terrific thrilled delighted stunning gorgeous delicious adore five_stars must_have
-top_notch ask_for_more 😍 🤩 ❤ 💯
-1: good nice happy happier pleased satisfied enjoy enjoyable fun easy easier fast faster quick reliable comfortable
-comfy friendly helpful clean fresh tasty impress impressive recommend worth better favourite favorite smooth solid
-sturdy durable elegant charming glad pleasant pleasure bargain affordable generous polite beautiful lovely cosy cozy
-works work working positive praise proud useful kind fan buy_again come_back four_stars as_expected well_made
-never_fails can't_complain cannot_complain can't_wait exceed intuitive accurate bright quiet cute cool thank thanks
-spotless attentive crisp treat joy superior wow yummy special 👍 😀 😊 🙂 😁 🎉 🥰 :) :-) ;) :d
-0.5: decent fine well solved improve improvement safe fair reasonable warm nicer
-0: no_doubt not_only not_just nothing_but as_well kind_of no_matter well_known fast_food thanks_to nothing_special
-good_luck best_before best_regards kind_regards no_idea without_a_doubt
--0.5: wish average pricey meh could_be_better could_have_been_better
--1: bad poor slow slower sad broke break broken problem issue bug buggy crash error fail disappoint disappointment
-dirty rude late delay damage scratch faulty defective flimsy leak noisy overpriced expensive boring bland dull
-confusing annoy frustrate frustrating angry upset unhappy uncomfortable unreliable unhelpful difficult hard_to missing
-lost refund complain complaint regret mediocre unfortunately sadly wrong worse negative dislike ugly tasteless stale
-stop stopped smelly stink two_stars expected_better expected_more money_back burnt crack waste lack painful weak
-cheaply fell_apart falls_apart gave_up let_down overrated ignored unpleasant wobbly sticky tired_of hurt died dead
-clumsy messy soggy greasy blurry loose not_delivered not_arrived never_arrived never_came no_reply 😞 😢 😕 🙁 😒 💔 :( :-(
--2: terrible awful horrible worst hate useless garbage rubbish junk trash crap sucks disgusting avoid unacceptable
-unusable scam ripoff rip_off fake pathetic nightmare dreadful atrocious disaster appalling worthless inedible one_star
-zero_stars don't_buy not_buy never_again never_buy waste_of stay_away steer_clear stopped_working stops_working fraud
-lousy abysmal hideous 👎 😡 😠 🤬 🤮 💩
-""")
-_DEGREE = _table(
-    "1.5: very really so extremely absolutely totally incredibly super truly highly 1.2: pretty quite"
-) | _table("0.5: slightly somewhat a_bit a_little")
-_NEGATORS = _set("""
-not no never nothing nobody none neither nor without hardly barely rarely cannot cant dont doesnt didnt isnt wasnt wont
-wouldnt couldnt arent far_from failed_to fails_to anything_but no_longer less_than
-""")
-_UNABLE = _set("can't cannot couldn't cant couldnt")
-_COMPARATIVES = _set("better worse happier easier faster nicer ask_for_more")
-_EXCESS = _set("big small loud short long heavy tight thin thick hot cold dark salty sweet spicy much many high")
-_CONTRAST = _set("but however yet nevertheless except")
-_CONCESSION = _set("although though despite while even_though")
-_LIKERS = _set("i we they you really also still actually do not don't didn't doesn't dont didnt will")
-_PHRASES = frozenset(phrase for phrase in (*_LEXICON, *_DEGREE, *_NEGATORS, *_CONCESSION) if " " in phrase)
-_PHRASE_HEADS = frozenset(phrase.partition(" ")[0] for phrase in _PHRASES)
-_FACES = "".join(word for word in _LEXICON if len(word) == 1)
-_TOKEN = re.compile(
-    r"[a-z]+(?:'[a-z]+)?|\d{1,3}(?:\.\d)? ?(?:/|out of) ?(?:100|10|5)\b(?!/)|\d(?:\.\d)?[ -]?stars?\b|[★☆⭐]+"
-    rf"|(?<!\w)[:;]-?[()d](?!\w)|[.,;!?\n\r\x0b\x0c\x85\u2028\u2029]|[{_FACES}]"
-)
-_UNLIMITED = re.compile(
-    r"\b(?:can(?:'t|’t|not| not)|could(?:n't|n’t| not)) (?:recommend|praise|thank)[^.!?;]{0,40} enough\b", re.I
-)
-_STOPS = frozenset(".;!?\n\r\x0b\x0c\x85\u2028\u2029")
-_LABEL = re.compile(r"(?:^|[\n.)])\s{0,5}(?:review|text|comment|feedback|tweet|message|article|docstring)\s?:\s", re.I)
-
-
-def _sentiment(text: str) -> str:
-    """Sum the weights of a small lexicon; a negation turns a word, a contrast favours the clause after it."""
-    text = _UNLIMITED.sub("great", _OPTIONS.sub(" ", text[:400]) + text[400:])
-    label = _LABEL.search(text, 0, 400)
-    words = _TOKEN.findall((text[label.end() :] if label else text).lower().replace("’", "'"))
-    total = size = 0.0
-    for weight, fade in _weights(words):
-        total, size = total * fade + weight, size * fade + abs(weight)
-    if abs(total) <= max(0.45, 0.15 * size):
-        return "neutral"
-    return "positive" if total > 0 else "negative"
-
-
-def _weights(words: Sequence[str]) -> Iterator[tuple[float, float]]:
-    """Each word's signed weight, and what it leaves of the sum before it (half after a "but")."""
-    clause = degree = 1.0
-    reach = 0  # how many words the last negation still governs
-    unable = turned = False
-    before = ""
-    for word in _merge(words):
-        if word in _STOPS or word == ",":
-            clause = 1.0 if word != "," or clause < 1 else clause
-            reach, degree, turned = 0, 1.0, False
-        elif word in _CONTRAST:
-            reach, clause = 0, 1.2
-            yield 0.0, 0.5
-        elif word in _CONCESSION:
-            reach, clause = 0, 0.5
-        elif word in _NEGATORS or word.endswith("n't"):
-            reach, unable = 6, word in _UNABLE or before in ("can", "could")
-        elif word == "more" and unable and reach:  # "couldn't be more pleased"
-            reach = 0
-        elif word in _DEGREE:
-            degree = _DEGREE[word]
-        elif word == "or" and turned:
-            reach = 3
-        elif weight := _weight(word, before):
-            turned = reach > 0 and not (unable and word in _COMPARATIVES)  # "couldn't be better" praises
-            yield clause * (_turn(weight) if turned else weight * degree), 1.0
-            reach, degree = 0, 1.0
-        else:
-            reach, degree = max(0, reach - 1), 1.0
-        before = word
-
-
-def _merge(words: Sequence[str]) -> Iterator[str]:
-    """The words, with each phrase of the tables as one."""
-    skip = 0
-    for place, word in enumerate(words):
-        if skip:
-            skip -= 1
-            continue
-        if word in _PHRASE_HEADS:
-            for length in (4, 3, 2):
-                phrase = " ".join(words[place : place + length])
-                if phrase in _PHRASES:
-                    word, skip = phrase, length - 1
-                    break
-        yield word
-
-
-def _turn(weight: float) -> float:
-    """What a word weighs when negated: "not great" is bad, "not bad" fairly good, "not terrible" says little."""
-    return -0.8 if weight > 0 else 0.6 if weight > -2 else 0.3
-
-
-def _weight(word: str, before: str) -> float:
-    if word == "like":
-        return 1.0 if before in _LIKERS else 0.0
-    if word in _EXCESS:
-        return -1.0 if before == "too" else 0.0
-    if word[0] in "0123456789★☆⭐":
-        return _rating(word)
-    found = _LEXICON.get(word)
-    for ending in ("s", "ed", "d", "ing", "ly") if found is None else ():
-        if word.endswith(ending) and len(word) > len(ending) + 2:
-            stem = word.removesuffix(ending)
-            found = found or _LEXICON.get(stem) or _LEXICON.get(stem + "e")
-    return found or 0.0
-
-
-def _rating(word: str) -> float:
-    """Weigh "4/5", "9 out of 10", "2 stars" or "★★☆☆☆"."""
-    points, best = [*map(float, re.findall(r"\d+(?:\.\d)?", word)), 5.0, 5.0][:2]
-    if word[0] in "★☆⭐":
-        points = float(word.count("★") + word.count("⭐"))
-    return 4 * (points / best - 0.5) if points <= best else 0.0
-
-
-# ---- a field of a text -----------------------------------------------------------------------------------------------
-
-_MONTH = r"(?i:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)(?i:uary|ruary|ch|il|ust|ember|ober)?\.?"
-_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-_CURRENCY = r"(?:[$€£¥₹]|\b(?i:USD|EUR|GBP|CHF|NOK|SEK|DKK|INR|JPY|euros?|dollars?|pounds?|cents?)\b)"
-_AMOUNT = r"(?<![\d.,])(?:\d{1,3}(?: \d{3}){1,3}(?:[.,]\d\d?)?|\d[\d.,']{0,20}(?<![.,']))(?![\d])"
-_PERSON = (
-    r"(?:(?:Mrs?|Ms|Dr|Prof)\.? )?([A-ZÀ-Þ][\w'’-]{1,30}(?: (?:[A-Z]\.|[A-ZÀ-Þ][\w'’-]{1,30}|van|von|de|der|la)){0,4})"
-)
-_KINDS: list[tuple[str, list[re.Pattern[str]]]] = [
-    (words, [re.compile(pattern) for pattern in patterns])
-    for words, *patterns in (
-        ("email e-mail mail", r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
-        ("phone telephone mobile fax", r"(?<![\w.#-])(?!\d{1,4}[-./]\d\d?[-./])(?:\+|\()?\d[\d ()./-]{5,18}\d(?!\w)"),
-        (
-            "url link website webpage",
-            r"https?://[^\s<>\"'`)\]}]{1,2000}(?<![.,;:!?])",
-            r"(?<![\w@.-])(?:[\w-]{1,63}\.){1,4}(?:com|org|net|io|dev|de|uk|eu|edu|gov|no)\b(?:/[^\s<>\"')]{0,999})?(?<![.,])",
-        ),
-        (
-            "date deadline day birthday",
-            r"(?<!\d)\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?!\d)|(?<![\d.])\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d\d)(?!\d)"
-            rf"|\b{_DAY}\.?(?: of)? {_MONTH}(?:,? \d{{4}})?(?!\w)|\b{_MONTH} {_DAY}(?:,? \d{{4}})?(?!\w)",
-        ),
-        ("price amount cost total sum fee", rf"{_CURRENCY} ?{_AMOUNT}|{_AMOUNT} ?{_CURRENCY}"),
-        ("year", r"(?<![\d,$€£])(?:1[5-9]|2[01])\d\d(?!\d|[.,]\d)"),
-        ("time hour", r"(?<![\d:])\d{1,2}:\d\d(?::\d\d)?(?: ?[aApP]\.?[mM]\b)?|\b\d{1,2} ?[aApP]\.?[mM]\b"),
-        (
-            "name sender author",
-            rf"(?i:\bmy name is|\b(?:called|named|name's|signed(?: by)?,?)) {_PERSON}",
-            rf"(?i:\b(?:regards|sincerely|faithfully|cheers|thanks|wishes|yours)[,.!]?\s{{0,3}}[\n,–—-]\s{{0,3}}){_PERSON}",
-            rf"\b(?:I am|I'm|I’m|[Tt]his is|Dear|Hello|Hi),? {_PERSON}",
-            r"\b(?:Mrs?|Ms|Dr|Prof)\.? ([A-ZÀ-Þ][\w'’-]{1,30}(?: [A-ZÀ-Þ][\w'’-]{1,30})?)",
-            r"\bmy name is (\w{1,30})",
-        ),
-        ("number id code reference", r"(?<![\w/-])(?=[\w/-]{0,30}\d)(?=[\w/-]{3})\w[\w/-]{0,40}", r"(?<![\w.,])\d+"),
-    )
-]
-_KIND_WORDS = frozenset(word for words, _ in _KINDS for word in words.split())
-_ARTICLES = _set("the a an any only just all me its their his her full exact value field please")
-_FIELD_END = _set("from in of on is was are that this which for at and to with here below as mentioned given")
-_VALUE_END = re.compile(
-    r"[;\n|{}\[\]]|,\s*[\"'{]|,\s*[A-Za-z][\w -]{0,30}[:=]|\s[A-Za-z_][\w-]{0,30}\s?[:=](?!/)"
-    r"|(?<=\w\w)[.!?](?:\s|$)|,\s*$"
-)
-
-
-def _field(clause: str) -> tuple[str, ...]:
-    """The words that name the field in "Extract the order number from"; none if the clause asks for no field."""
-    found = _ASK.search(clause)
-    words: list[str] = []
-    for word in re.findall(r"[^\W_][\w'’-]*", found[2].lower().replace("_", " ")[:100]) if found else ():
-        if word in _FIELD_END:
-            break
-        if word not in _ARTICLES:
-            words.append(re.sub(r"['’]s?$", "", word))
-    known = any(word in _KIND_WORDS or word.removesuffix("s") in _KIND_WORDS for word in words)
-    return tuple(words) if found and (found[1] or known or re.search(r"\b(?:in|from) (?:this|the)\b", clause)) else ()
-
-
-def _pick(field: tuple[str, ...], text: str) -> str:
-    """The value after the field's label, else the first thing of its kind after its name, else anywhere."""
-    text = "\n".join(text.splitlines())
-    own = [word for word in field if word not in _KIND_WORDS and word.removesuffix("s") not in _KIND_WORDS]
-    names = list(dict.fromkeys((" ".join(field), " ".join(own), *reversed(field))))
-    patterns = next((p for kinds, p in _KINDS if any(w.removesuffix("s") in kinds.split() for w in field)), [])
-    values = [value for name in names if name and (value := _labelled(name, text))]
-    if not patterns:
-        return values[0] if values else "not found"
-    for value in values:
-        if found := _first(patterns, value):
-            return found
-    if len(field) > len(own) and "name" not in field:
-        for name in filter(None, names):
-            place = re.search(rf"\b{re.escape(name)}\b", text, re.I)
-            if place and (found := _first(patterns, text[place.end() : place.end() + 80])):
-                return found
-    label = values[0] if values and " ".join(field) == names[0] else ""
-    return _first(patterns, text) or label or "not found"
-
-
-def _first(patterns: Sequence[re.Pattern[str]], text: str) -> str:
-    for pattern in patterns:
-        if found := pattern.search(text):
-            return found[found.lastindex or 0].strip()
-    return ""
-
-
-def _labelled(name: str, text: str) -> str:
-    """The value in ``name: value``, ``name = value``, ``"name": "value"`` or "the name is value"."""
-    key = r"[\s_-]".join(map(re.escape, name.split()))
-    found = re.search(rf"(?<!\w){key}[\"'`*]{{0,3}}\s{{0,3}}(?:[:=]|is\b|was\b)[*\s]{{0,4}}", text, re.I)
-    if not found:
-        return ""
-    rest = text[found.end() : found.end() + 400]
-    quoted = re.match(r'"((?:[^"\\]|\\.)*)"|\'([^\']*)\'', rest)
-    if quoted:
-        return (quoted[1] or quoted[2] or "").strip()
-    end = _VALUE_END.search(rest)
-    return (rest[: end.start()] if end else rest).strip(" \t,\"'`*")
-
-
-# ---- a summary in one line -------------------------------------------------------------------------------------------
-
-_BULLET = re.compile(r"^(?:#{1,6}|[-*•>]|:\w{1,20}:?) ")
-_SECTIONS = _set("parameters returns raises yields examples example args arguments notes attributes see also")
-_SENTENCE_END = re.compile(
-    r"(?<=[.!?…])(?<!\bDr\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\be\.g\.)(?<!\bi\.e\.)[\"”)]? (?=[\"“(]?[A-Z0-9À-Þ])"
-)
-_COMMON = _set("""
-about after all also and any are because been but can could did does each for from had has have her his how into its
-just more most not now only other our out over own she should some such than that the their them then there these they
-this those through too under use very was were what when where which while who will with would you your
-""")
-
-
-def _summary(text: str) -> str:
-    """The most central sentence: whose words are the text's most frequent, the first one favoured."""
-    sentences, is_docstring = _sentences(text)
-    if not sentences or is_docstring:
-        return _line(sentences[0]) if sentences else "nothing to summarise"
-    words = [[w for w in re.findall(r"\w{3,}", s.lower()) if w not in _COMMON] for s in sentences]
-    counts = Counter(word for sentence in words for word in sentence)
-
-    def centrality(place: int) -> float:
-        own = words[place]
-        score: float = sum(counts[word] for word in set(own)) / math.sqrt(len(own) + 4)
-        fit = 1.0 if len(sentences[place]) <= _WIDTH else 0.7
-        return score * fit * (1.5 if place == 0 else 1.0) * (0.5 if sentences[place].endswith("?") else 1.0)
-
-    return _line(sentences[max(range(len(sentences)), key=centrality)])
-
-
-def _sentences(text: str) -> tuple[list[str], bool]:
-    """Sentences of prose, and whether it is a docstring: of that what stands above sections and doctests."""
-    label = _LABEL.match(text)
-    text = (text[label.end() :] if label else text).strip()
-    is_docstring = text.startswith(('"""', "'''"))
-    if text[:1] in ('"', "'", "`", "“"):
-        text = text.strip("\"'`“”")
-    paragraphs = [""]
-    for line in map(str.strip, text.splitlines()):
-        bare = _BULLET.sub("", line)
-        if any(paragraphs) and (bare.rstrip(":").lower() in _SECTIONS or line.startswith(">>>")):
-            is_docstring = True
-            break
-        if bare != line or not bare:
-            paragraphs.append("")
-        if bare.strip("-=~*_`>."):
-            paragraphs[-1] += f" {bare}"
-    return [s for p in paragraphs for s in _SENTENCE_END.split(" ".join(p.split())) if s], is_docstring
-
-
-def _line(text: str) -> str:
-    """One line of at most 120 characters, cut after a word."""
-    text = " ".join(text.split())
-    if len(text) <= _WIDTH:
-        return text
-    cut = text[:_WIDTH]
-    place = cut.rfind(" ")
-    return (cut[:place] if place > _WIDTH // 2 else cut[:-1]).rstrip(" ,;:.-–—(") + "…"
+        return sentiment(text)
+    return summary(text) if kind == "summary" else pick(field_of(instruction), text)
 
 
 # ---- a glossary, and a memory of the conversation --------------------------------------------------------------------
@@ -571,14 +242,14 @@ for _line_of_facts in _FACTS.strip().splitlines():
         _GLOSSARY |= {" ".join(re.findall(r"[^\W_]+", _name.lower())): _entry for _name in _names.split(", ")}
     else:
         _entry.append(_line_of_facts.strip())
-_PLACES = _set("""
+_PLACES = word_set("""
 python py rust javascript js asyncio jupyter pandas
 """)  # "a task in asyncio"
-_FILLERS = _set("""
+_FILLERS = word_set("""
 a an the what s is are does do mean means meaning of in to by and or with between from explain define describe tell me
 us about again more how it work works used use useful for why when please hello hi hey can could you i we word term
-concept idea difference compare versus vs one sentence line simple plain words simply shortly briefly short question q answer beginner
-beginners programming exactly actually ok so now good give example an its another show
+concept idea difference compare versus vs one sentence line simple plain words simply shortly briefly short question q
+answer beginner beginners programming exactly actually ok so now good give example an its another show
 """)
 _MORE = re.compile(
     r"(?:please |and |can you |could you )*(?:tell me more|more\b|go on|continue|(?:give|show)\b.*\bexample"
@@ -640,9 +311,9 @@ def _remember(asked: Sequence[str], replies: Sequence[str]) -> str:
         return ""
     if _RECALL.search(prompt):
         recalled = before[0 if "first" in prompt.lower() else -1] if before else ""
-        return f'You asked: "{_line(recalled)}"' if before else "This is your first message."
+        return f'You asked: "{one_line(recalled)}"' if before else "This is your first message."
     if _MY_NAME.search(prompt):
-        name = _pick(("name",), "\n".join(text[:1000] for text in before))
+        name = pick(("name",), "\n".join(text[:1000] for text in before))
         return "You have not told me your name." if name == "not found" else f"Your name is {name}."
     if not _MORE.match(prompt):
         return ""

@@ -1,0 +1,144 @@
+"""JupyterLab in headless Chromium. Screenshots lie in pytest's temporary folder, or where CEYLON_SCREENSHOTS says."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
+--disable-component-update --disable-sync".split()
+SETTLED = """async () => {
+    const context = window.jupyterapp.shell.currentWidget.context;
+    await context.ready; await context.sessionContext.ready; await context.sessionContext.session.kernel.info; }"""
+
+
+@dataclass
+class Lab:
+    """A JupyterLab that serves `root`."""
+
+    root: Path
+    url: str
+    token: str
+
+    def open(self, page: Page, notebook: str) -> None:
+        """Open a notebook and wait for its kernel: keys pressed before are swallowed."""
+        page.goto(f"{self.url}/doc/tree/{notebook}?token={self.token}&reset")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
+        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context")
+        page.evaluate(SETTLED)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A real JupyterLab, with settings of its own, whose kernels run the tests' Python."""
+    root = tmp_path_factory.mktemp("lab")
+    home = tmp_path_factory.mktemp("home")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(8)
+    settings = home / "settings"
+    quiet = settings / "@jupyterlab" / "apputils-extension"
+    quiet.mkdir(parents=True)
+    (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    folders = {
+        f"JUPYTER{name}": str(home / name.strip("_").lower())
+        for name in ("_CONFIG_DIR", "_RUNTIME_DIR", "_DATA_DIR", "LAB_WORKSPACES_DIR")
+    }
+    arguments = (
+        "-m jupyterlab --no-browser --allow-root --ServerApp.ip=127.0.0.1 --ServerApp.port_retries=0 "
+        "--LabApp.expose_app_in_browser=True --LabApp.extension_manager=readonly --ServerApp.terminals_enabled=False "
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
+    ).split()
+    with (home / "lab.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                *arguments,
+                f"--ServerApp.port={port}",
+                f"--IdentityProvider.token={token}",
+                f"--ServerApp.root_dir={root}",
+            ],
+            env={
+                **os.environ,
+                **folders,
+                "JUPYTERLAB_SETTINGS_DIR": str(settings),
+                "IPYTHONDIR": str(home / "ipython"),
+            },
+            stdout=log,
+            stderr=log,
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait_until_it_answers(f"{url}/api/status?token={token}", process, home / "lab.log")
+            yield Lab(root, url, token)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    ends = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > ends:
+                raise RuntimeError(log.read_text()) from None
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET, headless=True)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """A window, in a context of its own, that must not ask anybody outside this machine for anything."""
+    context = chromium.new_context(viewport={"width": 1100, "height": 1400})
+    window = context.new_page()
+    outside: list[str] = []
+    window.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "data:", "blob:"))
+            else outside.append(request.url)
+        ),
+    )
+    yield window
+    context.close()
+    assert not outside
+
+
+@pytest.fixture
+def screenshot(page: Page, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    """Take a picture for a person to look at."""
+    folder = Path(os.environ.get("CEYLON_SCREENSHOTS", tmp_path))
+
+    def take(name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"{request.node.name}-{name}.png")
+
+    return take

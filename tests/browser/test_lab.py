@@ -1,0 +1,75 @@
+"""The tutorials as a person sees them: a real JupyterLab, real Chromium, Run All."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+pytestmark = pytest.mark.browser
+
+
+def outputs(page: Page, cell: int) -> Any:
+    return page.locator(".jp-Notebook .jp-CodeCell").nth(cell).locator(".jp-OutputArea-output")
+
+
+def run_all(page: Page, code_cells: int) -> None:
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    last = page.locator(".jp-Notebook .jp-CodeCell").nth(code_cells - 1).locator(".jp-InputArea-prompt")
+    expect(last).to_have_text(f"[{code_cells}]:", timeout=60_000)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
+def test_run_all(lab: Any, page: Page, screenshot: Any, name: str) -> None:
+    shutil.copy(NOTEBOOKS / name, lab.root / name)
+    page.set_viewport_size({"width": 1100, "height": 5000})  # all cells at once: the notebook draws only what is seen
+    lab.open(page, name)
+    cells = [cell for cell in json.loads((NOTEBOOKS / name).read_text())["cells"] if cell["cell_type"] == "code"]
+    run_all(page, len(cells))
+    expect(page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")).to_have_count(0)
+    screenshot("done")
+
+
+BEGIN = """import asyncio
+from ceylon_nb import LlmAgent
+go_on = asyncio.Event()
+async def hold(messages):
+    await go_on.wait()
+    return "noted"
+run = LlmAgent("clerk", hold).map(["a"] * 40, "Note: {}", max_at_once=10)
+run"""
+
+
+def test_the_line_in_the_cell(lab: Any, page: Page, screenshot: Any) -> None:
+    sources = [BEGIN, "print('another cell')", "go_on.set(); frame = await run", "run"]
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    notebook = {
+        "cells": [{**cell, "id": f"c{at}", "source": source} for at, source in enumerate(sources)],
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    (lab.root / "line.ipynb").write_text(json.dumps(notebook))
+    lab.open(page, "line.ipynb")
+
+    page.locator(".jp-CodeCell .cm-content").nth(0).click()
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 0)).to_have_count(1)  # the line; `run` as the last line adds nothing
+    expect(outputs(page, 0)).to_contain_text("Note: {} · 0 of 40 · 10 in flight")
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 1)).to_have_text("another cell")
+    screenshot("running")
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 0)).to_contain_text(re.compile(r"40 of 40 · done in"))
+    expect(outputs(page, 1)).to_have_text("another cell")
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 3)).to_have_count(1)  # later, the line again
+    expect(outputs(page, 3)).to_contain_text("40 of 40")
+    screenshot("done")
