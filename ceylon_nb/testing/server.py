@@ -8,12 +8,10 @@
 
 import asyncio
 import ipaddress
+import socket
 import ssl
-import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +22,7 @@ from aiohttp import web
 from . import wire as wires
 from .exchange import Exchange
 from .faults import Fault
+from .listener import Listener
 from .witness import Outcome, Request, Witness
 
 Reply = str | Mapping[str, Any]
@@ -112,8 +111,8 @@ class ModelServer(Witness):
         self.faults: deque[Fault | None] = deque()
         self.plan: Callable[[Request], Fault | None] | None = None
         self._tls = ssl_context
-        self._thread: threading.Thread | None = None
-        self._stopping = False
+        self._places: asyncio.Semaphore | None = None
+        self._listener: Listener | None = None
 
     @property
     def url(self) -> str:
@@ -136,20 +135,26 @@ class ModelServer(Witness):
         self.faults.extend(faults)
 
     def start(self) -> Self:
-        """Listen; returns when it does."""
-        try:
-            self._launch().result()
-        except BaseException:
-            self.stop()
-            raise
+        """Listen; when it returns, clients can connect."""
+        if self._listener is not None:
+            raise RuntimeError("this server is running; for a second one make another ModelServer()")
+        if self.reply is None:
+            from ..providers import demo_tasks
+
+            self.reply = demo_tasks.answer
+        self._places = asyncio.Semaphore(self.parallel) if self.parallel else None
+        host = "127.0.0.1" if self.host == "localhost" else self.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.create_server((host, self.port), family=family, backlog=_BACKLOG)
+        self.port = sock.getsockname()[1]
+        self._listener = Listener(sock, self._handle, self._connect, self._tls)
         return self
 
     def stop(self) -> None:
         """Close every connection, end the thread. Requests that are active end as "stopped". Idempotent."""
-        done = self._quit()
-        if done is not None:
-            done.result()
-            self._join()
+        if self._listener is not None:
+            self._listener.end().result()
+            self._forget()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -158,62 +163,19 @@ class ModelServer(Witness):
         self.stop()
 
     async def __aenter__(self) -> Self:
-        try:
-            await asyncio.wrap_future(self._launch())
-        except BaseException:
-            self.stop()
-            raise
-        return self
+        return self.start()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        done = self._quit()
-        if done is not None:
-            await asyncio.wrap_future(done)
-            self._join()
+        if self._listener is not None:
+            await asyncio.wrap_future(self._listener.end())
+            self._forget()
 
-    def _launch(self) -> "Future[None]":
-        if self._thread is not None:
-            raise RuntimeError("this server is running; for a second one make another ModelServer()")
-        if self.reply is None:
-            from ..providers import demo_tasks
-
-            self.reply = demo_tasks.answer
-        self._stopping = False
-        self._life = life = _Life()
-        self._thread = threading.Thread(target=life.run, args=(self._serve,), name="model-server", daemon=True)
-        self._thread.start()
-        return life.ready
-
-    def _quit(self) -> "Future[None] | None":
-        if self._thread is None:
-            return None
-        self._life.end()
-        return self._life.done
-
-    def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
-    async def _serve(self, life: "_Life") -> None:
-        self._places = asyncio.Semaphore(self.parallel) if self.parallel else None
-        listener = _Listener(self._handle, self._connect)
-        runner = web.ServerRunner(listener, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            host = "127.0.0.1" if self.host == "localhost" else self.host
-            await web.TCPSite(runner, host, self.port, ssl_context=self._tls, backlog=_BACKLOG).start()
-            self.port = runner.addresses[0][1]
-            life.ready.set_result(None)
-            await asyncio.wrap_future(life.quit)
-        finally:
-            self._stopping = True
-            for site in runner.sites:
-                await site.stop()  # first, so that nobody comes while the others go
-            listener.abort()
-            await runner.cleanup()
+    def _forget(self) -> None:
+        if self._listener is not None:
+            self._listener.join()
+            self._listener = None
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         path = http.raw_path.partition("?")[0]
@@ -230,7 +192,7 @@ class ModelServer(Witness):
         try:
             response = await self._respond(http, wire, request, ordered)
         except asyncio.CancelledError:
-            self._settle(request, "stopped" if self._stopping else "aborted")
+            self._settle(request, "stopped" if self._listener is None or self._listener.ending else "aborted")
             raise
         except ConnectionError:
             self._settle(request, "aborted")
@@ -336,55 +298,6 @@ class ModelServer(Witness):
         except (ValueError, KeyError, TypeError):
             return 400, _OLLAMA.error(400)
         return (200, wires.show()) if self._has(model) else (404, _OLLAMA.no_model(model))
-
-
-class _Life:
-    """One run of the server's thread, as seen by others: it is ready, asked to quit, done."""
-
-    def __init__(self) -> None:
-        self.ready: Future[None] = Future()
-        self.quit: Future[None] = Future()
-        self.done: Future[None] = Future()
-        for future in (self.ready, self.done):
-            future.set_running_or_notify_cancel()  # whoever waits may be cancelled; what is waited for is not
-
-    def end(self) -> None:
-        """Ask it to quit, once or often."""
-        with suppress(InvalidStateError):
-            self.quit.set_result(None)
-
-    def run(self, serve: Callable[["_Life"], Coroutine[Any, Any, None]]) -> None:
-        """The thread: serve until asked to quit; an error goes to whoever starts or stops the server."""
-        try:
-            with asyncio.Runner() as runner:
-                runner.run(serve(self))
-        except BaseException as error:  # noqa: BLE001 (not lost: it is raised where the server is started or stopped)
-            (self.done if self.ready.done() else self.ready).set_exception(error)
-        if not self.done.done():
-            self.done.set_result(None)
-
-
-class _Listener(web.Server):
-    """aiohttp's server, which tells how many connections are open, and can drop them all."""
-
-    def __init__(
-        self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], count: Callable[[int], None]
-    ) -> None:
-        super().__init__(handle, handler_cancellation=True, access_log=None)
-        self._count = count
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        self._count(1)
-
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self._count(-1)
-
-    def abort(self) -> None:
-        for handler in self.connections:
-            if isinstance(handler.transport, asyncio.Transport):
-                handler.transport.abort()
 
 
 def _is_loopback(host: str) -> bool:
