@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .messages import Usage
+from .messages import Reply, Usage
 
 STATUSES = ("waiting", "ok", "failed", "cancelled")
 WAITING, OK, FAILED, CANCELLED = range(4)
@@ -53,34 +54,57 @@ class Answer:
     usage: Usage
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """All rows as they stood at one moment."""
+
+    status: bytes
+    replies: list[Any]
+    errors: list[Exception | None]
+    attempts: array[int]
+    latency: array[float]
+
+    @property
+    def usages(self) -> list[Usage]:
+        """Tokens of each row."""
+        return [usage_of(reply) for reply in self.replies]
+
+
 class Answers:
-    """The answers of one batch, a column each, position by position, and the order in which they came."""
+    """The answers of one batch, a column each, position by position, and the order in which they came.
+
+    One thread fills it; any may read.
+    """
 
     def __init__(self) -> None:
         self.status = bytearray()
-        self.replies: list[Any] = []
-        self.errors: list[Exception | None] = []
-        self.attempts = array("L")
-        self.latency = array("d")
+        self._replies: list[Any] = []
+        self._errors: list[Exception | None] = []
+        self._attempts = array("L")
+        self._latency = array("d")
         self.log: list[int] = []
         """Positions in the order in which they were answered; a row that was asked again stands in it again."""
+        self._logged = array("q")  # of each row: where in the log its answer stands; -1 while there is none
         self.counts = [0] * len(STATUSES)
         """How many rows have each status, by its number."""
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.status)
 
     def extend_to(self, length: int) -> None:
         """Add waiting rows until there are `length`."""
-        more = length - len(self.status)
-        if more <= 0:
-            return
-        self.status.extend(bytes(more))
-        self.replies.extend([None] * more)
-        self.errors.extend([None] * more)
-        self.attempts.extend([0] * more)
-        self.latency.extend([math.nan] * more)
-        self.counts[WAITING] += more
+        with self._lock:
+            more = length - len(self.status)
+            if more <= 0:
+                return
+            self.status.extend(bytes(more))
+            self._replies.extend([None] * more)
+            self._errors.extend([None] * more)
+            self._attempts.extend([0] * more)
+            self._latency.extend([math.nan] * more)
+            self._logged.extend([-1] * more)
+            self.counts[WAITING] += more
 
     def set(
         self,
@@ -92,53 +116,58 @@ class Answers:
         latency: float = math.nan,
     ) -> None:
         """Fill one row; an ok or failed one goes into the log."""
-        self.counts[self.status[position]] -= 1
-        self.counts[status] += 1
-        self.status[position] = status
-        self.replies[position] = reply
-        self.errors[position] = error
-        self.attempts[position] = attempts
-        self.latency[position] = latency
-        if status in (OK, FAILED):
-            self.log.append(position)
+        with self._lock:
+            self.counts[self.status[position]] -= 1
+            self.counts[status] += 1
+            self.status[position] = status
+            self._replies[position] = reply
+            self._errors[position] = error
+            self._attempts[position] = attempts
+            self._latency[position] = latency
+            if status in (OK, FAILED):
+                self._logged[position] = len(self.log)
+                self.log.append(position)
+            else:
+                self._logged[position] = -1
 
-    def usage(self, position: int) -> Usage:
-        """Tokens of one row."""
-        found = getattr(self.replies[position], "usage", None)
-        return found if isinstance(found, Usage) else Usage()
+    def columns(self) -> Columns:
+        """All rows as they stand now."""
+        with self._lock:
+            return Columns(bytes(self.status), self._replies[:], self._errors[:], self._attempts[:], self._latency[:])
 
-    def answer(self, position: int, label: Callable[[int], Any], item: Callable[[int], Any]) -> Answer:
-        """One row, with its label and item."""
-        latency = self.latency[position]
-        return Answer(
-            position,
-            label(position),
-            item(position),
-            self.replies[position],
-            self.errors[position],
-            STATUSES[self.status[position]],
-            self.attempts[position],
-            None if math.isnan(latency) else latency,
-            self.usage(position),
-        )
+    def logged(self, place: int, label: Callable[[int], Any], item: Callable[[int], Any]) -> Answer | None:
+        """The answer at a place in the log; None if its row was asked again since."""
+        position = self.log[place]
+        with self._lock:
+            if self._logged[position] != place:
+                return None
+            status, reply, error = STATUSES[self.status[position]], self._replies[position], self._errors[position]
+            attempts, latency = self._attempts[position], self._latency[position]
+        took = None if math.isnan(latency) else latency
+        return Answer(position, label(position), item(position), reply, error, status, attempts, took, usage_of(reply))
 
     def summary(self) -> list[str]:
         """Lines on latency, tokens, further attempts and kinds of failure, each only if there is something to say."""
-        lines = []
-        latencies = [self.latency[at] for at, status in enumerate(self.status) if status == OK]
+        lines, rows = [], self.columns()
+        latencies = [latency for latency, status in zip(rows.latency, rows.status, strict=True) if status == OK]
         if len(latencies) > 1:
             cuts = statistics.quantiles(latencies, n=20, method="inclusive")
             longest = max(latencies)
             lines.append(f"latency: median {cuts[9]:.2f} s, 95 % within {cuts[18]:.2f} s, longest {longest:.2f} s")
-        usages = [self.usage(at) for at in range(len(self))]
+        usages = rows.usages
         tokens_in = sum(usage.input_tokens or 0 for usage in usages)
         tokens_out = sum(usage.output_tokens or 0 for usage in usages)
         if tokens_in or tokens_out:
             lines.append(f"tokens: {tokens_in:,} in, {tokens_out:,} out")
-        again = sum(attempts - 1 for attempts in self.attempts if attempts > 1)
+        again = sum(attempts - 1 for attempts in rows.attempts if attempts > 1)
         if again:
             lines.append(f"{again:,} requests were second or later attempts")
-        kinds = Counter(type(error).__name__ for error in self.errors if error is not None)
+        kinds = Counter(type(error).__name__ for error in rows.errors if error is not None)
         if kinds:
             lines.append("failures: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()))
         return lines
+
+
+def usage_of(reply: Any) -> Usage:
+    """Tokens of one reply; unknown of what is not a model's."""
+    return reply.usage if isinstance(reply, Reply) else Usage()

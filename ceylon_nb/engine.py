@@ -12,27 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import logging
 import pkgutil
-import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import frames
 from . import loop as loops
 from .answers import CANCELLED, FAILED, OK, Answer, Answers
+from .course import Course
 from .errors import ConfigurationError, WrongLoop
-from .loop import FAREWELL, awake, call_in, clock, hold_awake, running
+from .loop import FAREWELL, awake, call_in, running
 from .messages import Text
 from .news import Listener, News
 from .policy import check_options, with_policy
-from .workers import Workers
 
 if TYPE_CHECKING:
     import pandas as pd
-
-log = logging.getLogger("ceylon_nb")
 
 AT_ONCE = 8
 """How many rows a batch works on at once unless told otherwise."""
@@ -129,8 +124,6 @@ class Batch:
     ----------
     title, subtitle : str
         What runs, and on what.
-    state : str
-        ``"running"``, ``"paused"``, ``"cancelled"``, ``"stopped"`` (by an error) or ``"done"``.
     """
 
     def __init__(
@@ -145,22 +138,10 @@ class Batch:
     ) -> None:
         self.title = title
         self.subtitle = subtitle
-        self.state = "cancelled"
-        self._loop = running() or loops.background()
         self._source = source
         self._answers = Answers()
         self._news = News(self)
-        self._workers = Workers(
-            call, source, self._answers, max_at_once, self._left, self._news.changed, self._settle, self._lost
-        )
-        self._finished: Future[None] = Future()
-        self._error: Exception | None = None
-        self._deadline = self._remaining = deadline
-        self._deadline_timer: asyncio.TimerHandle | None = None
-        self._worked = 0.0
-        self._working_since: float | None = None
-        self._let_go: Callable[[], None] | None = None
-        self._lock = threading.Lock()
+        self._course = Course(call, source, self._answers, self._news, max_at_once=max_at_once, deadline=deadline)
 
     # -- what there is ------------------------------------------------------------------------------------------
 
@@ -175,6 +156,11 @@ class Batch:
         return frames.failed_rows(self.frame)
 
     @property
+    def state(self) -> str:
+        """``"running"``, ``"paused"``, ``"cancelled"``, ``"stopped"`` (by an error) or ``"done"``."""
+        return self._course.state
+
+    @property
     def total(self) -> int | None:
         """How many rows there are; None while a stream has not ended."""
         return self._source.total
@@ -183,7 +169,7 @@ class Batch:
     def counts(self) -> dict[str, int]:
         """How many rows are ok, failed, cancelled, in flight and waiting (of a stream: of those pulled so far)."""
         counts = self._answers.counts
-        in_flight = len(self._workers.in_flight)
+        in_flight = len(self._course.workers.in_flight)
         known = max(len(self._answers), self.total or 0)
         waiting = known - counts[OK] - counts[FAILED] - counts[CANCELLED] - in_flight
         return {
@@ -197,24 +183,22 @@ class Batch:
     @property
     def elapsed(self) -> float:
         """Seconds that it has worked, pauses left out."""
-        since = self._working_since
-        return self._worked + (clock() - since if since is not None else 0.0)
+        return self._course.stopwatch.elapsed
 
     @property
     def finished(self) -> bool:
         """Whether it has ended, in whatever way."""
-        return self._finished.done()
+        return self._course.finished.done()
 
     @property
     def max_at_once(self) -> int:
         """Rows in flight at a time; may be set while it runs."""
-        return self._workers.limit
+        return self._course.workers.limit
 
     @max_at_once.setter
     def max_at_once(self, value: int) -> None:
         check_options(max_at_once=value)
-        self._workers.limit = value
-        self._on_loop(self._workers.spawn)
+        self._course.work_at_once(value)
 
     def summary(self) -> str:
         """What happened, in a few lines of plain text."""
@@ -237,23 +221,19 @@ class Batch:
 
     def cancel(self) -> None:
         """Stop: what is in flight is aborted, its rows become ``cancelled``. `resume` goes on."""
-        self._on_loop(self._cancel)
+        self._course.cancel()
 
     def pause(self) -> None:
         """Send nothing new; rows in flight finish, and the deadline stands still."""
-        self._on_loop(self._pause)
+        self._course.pause()
 
     def resume(self) -> None:
         """Go on after a pause, a cancel, an interrupt, a deadline (which begins anew) or a stop."""
-        if self.state not in ("running", "done"):
-            self._reopen()
-            self._on_loop(self._resume)
+        self._course.resume()
 
     def retry_failed(self) -> None:
-        """Ask again for the rows that failed."""
-        if self._answers.counts[FAILED]:
-            self._reopen()
-            self._on_loop(self._retry_failed)
+        """Ask again for the rows that failed, and of a cancelled batch for no others; a paused one stays paused."""
+        self._course.retry_failed()
 
     def result(self, timeout: float | None = None) -> pd.DataFrame:
         """Wait, in a script or another thread, and return the frame.
@@ -261,18 +241,21 @@ class Batch:
         Raises
         ------
         WrongLoop
-            Called where a loop runs, as in a cell: ``await run`` there.
+            Called where a loop runs, as in a cell: ``await run`` there. Or the batch's own loop does not run.
         TimeoutError
             Not done within `timeout` seconds; the batch goes on.
         """
         if running() is not None:
             raise WrongLoop("A loop runs here, and waiting would block it: write `await run`.")
+        self._check_loop()
+        if not (self.finished or self._course.loop.is_running() or self._course.loop is loops.background()):
+            raise WrongLoop("The loop on which this batch runs stands still: write `await run` where it goes on.")
         try:
-            self._finished.result(timeout)
+            self._course.finished.result(timeout)
         except KeyboardInterrupt:
             self.cancel()
             with contextlib.suppress(TimeoutError):
-                self._finished.result(FAREWELL)
+                self._course.finished.result(FAREWELL)
             raise
         return self._outcome()
 
@@ -281,7 +264,9 @@ class Batch:
 
         One that raises is logged once and dropped. Returns the function that ends the subscription.
         """
-        return self._news.subscribe(listener)
+        leave = self._news.subscribe(listener)
+        call_in(self._course.loop, self._news.changed)
+        return leave
 
     def show(self, view: Listener) -> None:
         """Hand the batch to a view, which may fail while a paid run must not."""
@@ -300,49 +285,52 @@ class Batch:
         return self._iterate(owning=False)
 
     async def _wait(self) -> pd.DataFrame:
-        if self._loop.is_closed() and not self.finished:
-            raise WrongLoop("The loop on which this batch ran is closed; run.resume() goes on with it on this one.")
-        done = asyncio.wrap_future(self._finished)
+        self._check_loop()
         with awake():
             try:
-                await asyncio.shield(done)
+                await asyncio.wrap_future(self._course.finished)
             except asyncio.CancelledError as interrupt:
-                await self._stop_for(interrupt, done)
+                await self._stop_for(interrupt)
                 raise
         return self._outcome()
 
     async def _iterate(self, *, owning: bool) -> AsyncGenerator[Answer, None]:
-        log_of_answers, cursor, seen_all = self._answers.log, 0, False
+        self._check_loop()
+        answers, source, cursor, seen_all = self._answers, self._source, 0, False
         try:
             while not seen_all:
                 seen_all = self.finished
-                while cursor < len(log_of_answers):
+                while cursor < len(answers.log):
                     cursor += 1
-                    yield self._answers.answer(log_of_answers[cursor - 1], self._source.label, self._source.item)
+                    answer = answers.logged(cursor - 1, source.label, source.item)
+                    if answer is not None:
+                        yield answer
                 if not seen_all:
                     await self._news.wait(functools.partial(self._has_more_than, cursor))
         except asyncio.CancelledError as interrupt:
             if owning:
-                await self._stop_for(interrupt, asyncio.wrap_future(self._finished))
+                await self._stop_for(interrupt)
             raise
         finally:
             if owning and not seen_all:
                 self.cancel()
-        if self._error is not None:
-            raise self._error
+        if self._course.error is not None:
+            raise self._course.error
 
     def _has_more_than(self, cursor: int) -> bool:
         return self.finished or len(self._answers.log) > cursor
 
-    async def _stop_for(self, interrupt: asyncio.CancelledError, done: asyncio.Future[None]) -> None:
+    async def _stop_for(self, interrupt: asyncio.CancelledError) -> None:
         """Cancel, wait a bounded time for the sockets, and dress the interrupt; it stays the very one it is.
 
         A second interrupt ends the waiting; an exception of our own in its place would break `asyncio.timeout`,
         `gather` and TaskGroup, or kill the kernel.
         """
         self.cancel()
+        done = asyncio.wrap_future(self._course.finished)
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([done], timeout=FAREWELL)
+        done.cancel()
         counts = self._answers.counts
         total = f" of {self.total:,}" if self.total is not None else ""
         text = f"Interrupted: {counts[OK] + counts[FAILED]:,}{total} answers are in run.frame; run.resume() goes on."
@@ -350,116 +338,11 @@ class Batch:
         interrupt._render_traceback_ = lambda text=text: [text]  # type: ignore[attr-defined]
 
     def _outcome(self) -> pd.DataFrame:
-        if self._error is not None:
-            raise self._error
+        if self._course.error is not None:
+            raise self._course.error
         return self.frame
 
-    # -- on the batch's loop ------------------------------------------------------------------------------------
-
-    def _on_loop(self, function: Callable[[], None]) -> None:
-        if self._loop.is_closed():
-            if function in (self._cancel, self._pause):
-                return
-            self._loop = running() or loops.background()
-            self._let_go = None
-            self._workers.forget_loop()
-        call_in(self._loop, function)
-
-    def _reopen(self) -> None:
-        with self._lock:
-            if self._finished.done():
-                self._finished = Future()
-
-    def _resume(self) -> None:
-        if self.state != "running":
-            self._error = None
-            if self._workers.stuck:
-                self._workers.ask_again(FAILED)
-            self._workers.ask_again(CANCELLED)
-            self._run()
-
-    def _retry_failed(self) -> None:
-        self._error = None
-        self._workers.ask_again(FAILED)
-        if self.state in ("done", "stopped"):
-            self._run()
-        elif self.state == "running":
-            self._workers.spawn()
-
-    def _run(self) -> None:
-        self.state = "running"
-        self._working_since = clock()
-        if self._let_go is None:
-            self._let_go = hold_awake(self._loop)
-        if self._remaining is not None:
-            self._deadline_timer = self._loop.call_later(self._remaining, self._cancel)
-            self._remaining = self._deadline
-        self._workers.pulling = True
-        self._workers.spawn()
-        self._news.changed()
-        if self._workers.idle:
-            self._settle()
-
-    def _pause(self) -> None:
-        if self.state == "running":
-            if self._deadline_timer is not None:
-                self._remaining = self._left()
-            self._stand_still("paused")
-            self._workers.pulling = False
-
-    def _cancel(self) -> None:
-        if self.state in ("running", "paused"):
-            self._stand_still("cancelled")
-            self._workers.abort()
-            if self._workers.idle:
-                self._settle()
-
-    def _stand_still(self, state: str) -> None:
-        self._worked, self._working_since = self.elapsed, None
-        self.state = state
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
-            self._deadline_timer = None
-        self._news.changed()
-
-    def _left(self) -> float:
-        timer = self._deadline_timer
-        return timer.when() - self._loop.time() if timer is not None else float("inf")
-
-    def _lost(self, position: int, reason: str) -> None:
-        """A worker was ended by something else than `cancel`: its row waits again, and the batch pauses."""
-        if self.state == "running":
-            log.warning(
-                "%r was ended from outside at row %d (%s): it is paused; resume() goes on", self, position, reason
-            )
-        self._pause()
-
-    def _settle(self) -> None:
-        """Decide what it means that no worker is left."""
-        workers = self._workers
-        if self.state == "running" and workers.stuck is None and workers.rows_left:
-            workers.spawn()
-            return
-        if self.state == "running":
-            self._error = workers.stuck or workers.source_error
-            if self._error is not None:
-                self._explain(self._error)
-            self._stand_still("stopped" if self._error is not None else "done")
-        if self._let_go is not None:
-            self._let_go()
-            self._let_go = None
-        if self.state != "paused" and not self._finished.done():
-            self._finished.set_result(None)
-        self._news.tell()
-
-    def _explain(self, error: Exception) -> None:
-        counts = self._answers.counts
-        if error is self._workers.source_error:
-            note = f"The items stopped coming: {counts[OK] + counts[FAILED]:,} answers are in run.frame."
-        else:
-            note = (
-                f"All {counts[FAILED]:,} rows so far failed like this, so the batch stopped. "
-                "Mend the cause; run.resume() then asks for all of them."
-            )
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+    def _check_loop(self) -> None:
+        """Refuse to wait for what cannot come."""
+        if self._course.loop.is_closed() and not self.finished:
+            raise WrongLoop("The loop on which this batch ran is closed; run.resume() goes on with it, on another.")

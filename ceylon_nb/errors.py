@@ -35,6 +35,10 @@ Every message says what happened and what to do next.
 
 from __future__ import annotations
 
+import os
+import re
+import ssl
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -180,3 +184,32 @@ class EmptyReply(BadReply):
 
 class ReplyTooLarge(BadReply):
     """The answer is larger than any model's reply can be."""
+
+
+# -- what others' errors say -----------------------------------------------------------------------------------------
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from (httpcore hides it by `from None`), and so on; of a group the first."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        else:
+            error = error.__cause__ or (error.__context__ if error.__suppress_context__ else None)
+
+
+_ERRNO = re.compile(r"\[Errno (\d+)]")  # in what is said of several addresses that were tried at once
+
+
+def detail(error: BaseException) -> str:
+    """What the operating system or a library says, on one line, without addresses of sockets and objects."""
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLError):
+            said = getattr(cause, "verify_message", "") or getattr(cause, "reason", "").replace("_", " ").lower()
+            if said:
+                return str(said).rstrip(".")
+        elif isinstance(cause, OSError) and (numbers := [cause.errno] if cause.errno else _ERRNO.findall(str(cause))):
+            return ", ".join(dict.fromkeys(os.strerror(int(number)) for number in numbers))
+    text = getattr(error, "message", "") or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:200].rstrip(".")

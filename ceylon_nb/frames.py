@@ -1,21 +1,38 @@
 """Items in, frames out: the only place that knows pandas.
 
 * `source` turns whatever the user has into numbered items with labels: DataFrame, Series, list, mapping, any iterable
-  or async iterable. What has a length is copied, so that nothing changes under a running batch; a stream is pulled
-  from one item at a time.
+  or async iterable. What can change is copied, so that nothing changes under a running batch; a stream is pulled from
+  one item at a time.
 * `to_frame` turns answers into a DataFrame on the input's own index.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import math
+import os
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+import weakref
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+    ValuesView,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .answers import FAILED, STATUSES, Answers
-from .errors import ConfigurationError
+from .errors import CeylonError, ConfigurationError
+from .loop import call_in, retrieve
+from .messages import Reply, decode_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,12 +52,12 @@ class Row(Mapping[str, Any]):
         self._columns = columns
         self._position = position
 
-    def __getitem__(self, name: str) -> Any:
-        return self._columns[name][self._position]
+    def __getitem__(self, name: object) -> Any:
+        return self._columns[name if isinstance(name, str) else str(name)][self._position]
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self._columns[name][self._position]
+            return self[name]
         except KeyError:
             raise AttributeError(f"The row has no column {name!r}; it has {listed(self._columns)}.") from None
 
@@ -102,9 +119,11 @@ class Stream(Source):
         self._items: list[Any] = []
         super().__init__(self._items.__getitem__, None)
         self._iterator: Iterator[Any] | None = None
-        self._pending: asyncio.Future[Any] | None = None
+        self._pending: list[asyncio.Task[Any]] = []
+        """The task that waits for an async iterable's next item, while there is one."""
         if isinstance(items, AsyncIterable):
             self._async_iterator = aiter(items)
+            weakref.finalize(self, _abandon, self._pending).atexit = False
         else:
             self._iterator = iter(items)
 
@@ -125,16 +144,34 @@ class Stream(Source):
         """The next item of an async iterable, awaited in a task of its own.
 
         Whoever waits may be cancelled; an async generator that is cancelled is over, and its later items lost.
+
+        Raises
+        ------
+        CeylonError
+            It was cancelled all the same, or the loop that it waits on is closed.
         """
-        if self._pending is None:
-            self._pending = asyncio.ensure_future(_advance(self._async_iterator))
-        item = await asyncio.shield(self._pending)
-        self._pending = None
-        return item
+        if not self._pending:
+            task = asyncio.get_running_loop().create_task(_advance(self._async_iterator))
+            task.add_done_callback(retrieve)
+            self._pending.append(task)
+        pending = self._pending[0]
+        if not pending.done() and pending.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([pending])
+        self._pending.clear()
+        if pending.cancelled() or not pending.done():
+            raise CeylonError(
+                "The stream of items was cancelled, as when its loop ends: it may have more, but cannot give them."
+            )
+        return pending.result()
 
 
 async def _advance(iterator: AsyncIterator[Any]) -> Any:
     return await anext(iterator)
+
+
+def _abandon(pending: list[asyncio.Task[Any]]) -> None:
+    for task in pending:
+        call_in(task.get_loop(), task.cancel)
 
 
 def source(items: Items) -> Source:
@@ -152,15 +189,16 @@ def source(items: Items) -> Source:
         return _tabular(items)
     if pandas is not None and isinstance(items, pandas.Series):
         return _listed(items.tolist(), items.index.copy())
+    to_pandas = getattr(items, "to_pandas", None)  # polars, pyarrow, datasets
+    if callable(to_pandas):
+        return source(to_pandas())
     if isinstance(items, Mapping):
         return _listed(list(items.values()), list(items.keys()))
-    if isinstance(items, (str, bytes)):
+    if isinstance(items, (str, bytes, bytearray)):
         raise ConfigurationError("The items are one single text. Put it in a list, or ask with send_message.")
-    if hasattr(items, "to_pandas"):
-        raise ConfigurationError(f"Items in a {type(items).__name__} are read as a DataFrame: pass items.to_pandas().")
-    if isinstance(items, Sequence):
-        return _listed(list(items))
-    if hasattr(items, "__array__") and isinstance(items, Iterable):
+    if isinstance(items, (tuple, range)):
+        return _listed(items)
+    if isinstance(items, (Sequence, Set, ValuesView)) or (hasattr(items, "__array__") and isinstance(items, Iterable)):
         return _listed(list(items))
     if isinstance(items, (Iterable, AsyncIterable)):
         return Stream(items)
@@ -176,7 +214,7 @@ def _tabular(frame: pd.DataFrame) -> Source:
     return Source(lambda position: Row(columns, position), len(frame), frame.index.copy(), columns, doubled)
 
 
-def _listed(items: list[Any], index: Any = None) -> Source:
+def _listed(items: Sequence[Any], index: Any = None) -> Source:
     return Source(items.__getitem__, len(items), index)
 
 
@@ -197,25 +235,28 @@ def to_frame(answers: Answers, items: Source) -> pd.DataFrame:
     ``latency`` (seconds, last attempt), ``input_tokens``, ``output_tokens`` (Int64), ``finish_reason``,
     ``from_store``.
     """
+    import numpy as np
     import pandas as pd
 
-    length = max(len(answers), items.total or 0)
-    pad = length - len(answers)
+    rows = answers.columns()
+    length = max(len(rows.status), items.total or 0)
+    pad = length - len(rows.status)
     index = _pandas_index(items.index, length)
-    replies = answers.replies[:] + [None] * pad
-    usages = [answers.usage(position) for position in range(len(answers))]
-    codes = list(answers.status) + [0] * pad
+    codes = np.pad(np.array(memoryview(rows.status), np.int8), (0, pad))
+    usages = rows.usages
+    errors = [describe(error) for error in rows.errors]
+    reasons = [reply.finish_reason if isinstance(reply, Reply) else None for reply in rows.replies]
     return pd.DataFrame(
         {
-            "reply": _objects(replies, index),
+            "reply": _objects(rows.replies, index),
             "status": pd.Categorical.from_codes(codes, pd.Index(STATUSES)),
-            "error": _objects([describe(error) for error in answers.errors] + [None] * pad, index),
-            "attempts": list(answers.attempts) + [0] * pad,
-            "latency": list(answers.latency) + [float("nan")] * pad,
+            "error": _objects(errors, index),
+            "attempts": np.pad(np.array(rows.attempts, np.int64), (0, pad)),
+            "latency": np.pad(np.array(rows.latency, np.float64), (0, pad), constant_values=math.nan),
             "input_tokens": pd.array([usage.input_tokens for usage in usages] + [None] * pad, dtype="Int64"),
             "output_tokens": pd.array([usage.output_tokens for usage in usages] + [None] * pad, dtype="Int64"),
-            "finish_reason": _objects([getattr(reply, "finish_reason", None) for reply in replies], index),
-            "from_store": [False] * length,
+            "finish_reason": _objects(reasons, index),
+            "from_store": np.zeros(length, dtype=bool),
         },
         index=index,
     )
@@ -233,16 +274,22 @@ def describe(error: BaseException | None) -> str | None:
     """An error as one line: its kind and what it says."""
     if error is None:
         return None
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - one that cannot say what it is must not hide all the others
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _objects(values: list[Any], index: Any) -> pd.Series[Any]:
-    """A column that keeps its objects: pandas 3 would turn a `str` subclass into `str` and None into NaN."""
+    """A column that keeps its objects: pandas 3 would turn a `str` subclass into `str` and None into NaN.
+
+    Rows that there are no values for are None.
+    """
     import numpy as np
     import pandas as pd
 
-    column = np.empty(len(values), dtype=object)
+    column = np.empty(len(index), dtype=object)
     for position, value in enumerate(values):
         column[position] = value
     return pd.Series(column, dtype=object, index=index)
@@ -263,21 +310,29 @@ FORMATS = (".csv", ".jsonl")
 
 
 def check_path(path: Path) -> None:
-    """Refuse a file that cannot be read or written before anything is sent.
+    """Refuse a file that cannot be written to, before anything is sent.
 
     Raises
     ------
     ConfigurationError
-        Neither .csv nor .jsonl, or in a folder that is not there.
+        Neither .csv nor .jsonl, in a folder that is not there, or not ours to write to.
     """
-    if path.suffix not in FORMATS:
-        raise ConfigurationError(f"{path} is neither .csv nor .jsonl.")
+    _check_format(path)
     if not path.parent.is_dir():
         raise ConfigurationError(f"There is no folder {path.parent}.")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigurationError(f"{path} cannot be written to.")
+
+
+def _check_format(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise ConfigurationError(f"{path} is neither .csv nor .jsonl.")
+    return suffix
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table from a .csv file (every cell as the text it is) or a .jsonl file (an object a line).
+    """A table from a .csv file (every cell as the text it is) or a .jsonl file (an object a line, cells as they are).
 
     Raises
     ------
@@ -286,23 +341,45 @@ def read(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    check_path(path)
+    suffix = _check_format(path)
     try:
-        if path.suffix == ".csv":
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
-        return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.") from error
+        if suffix == ".jsonl":
+            return pd.DataFrame(list(_objects_in(path)), dtype=object)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that no column has a name for
+            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        raise ConfigurationError(f"{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
+
+
+def _objects_in(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    found = decode_json(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number} is not JSON: {error}") from error
+                if not isinstance(found, dict):
+                    raise ValueError(f"line {number} is not an object but a {type(found).__name__}")
+                yield found
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table to a .csv or .jsonl file."""
-    if path.suffix == ".csv":
+    """Write a table to a .csv or .jsonl file, empty cells as nothing and as null."""
+    if _check_format(path) == ".csv":
         frame.to_csv(path, index=False)
-    else:
-        frame.to_json(path, orient="records", lines=True, force_ascii=False)
+        return
+    with path.open("w", encoding="utf-8") as file:
+        for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
 
 def joined(items: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """The input's columns and then the answers'; one that the input has already is named ``answer_…``."""
-    return items.join(answers.rename(columns={name: f"answer_{name}" for name in answers if name in items}))
+    names = {}
+    for name in answers:
+        names[name] = name
+        while names[name] in items:
+            names[name] = f"answer_{names[name]}"
+    return items.join(answers.rename(columns=names))

@@ -2,7 +2,8 @@
 
 The rate is GCRA (the generic cell rate algorithm, ITU-T I.371, in its virtual scheduling form) with burst 1 and
 reservation: each request reserves its own slot and sleeps until then, so waiting costs one timer, however many wait.
-A slot that is not used (a cancelled request) goes back and is taken by the next one.
+A slot that is not used (a cancelled request) goes back and is taken by the next one. Rates may differ: what is kept is
+the time that is free, and a slot takes its own rate's share of it.
 
 No 60 seconds ever see more than the limit, late wake-ups included: slots are ``(60 + LAPSE) / n`` seconds apart, and a
 slot whose owner comes more than LAPSE late (a cell kept the loop busy) has lapsed and a new one is reserved.
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
 import threading
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Callable
 
 from .loop import clock
@@ -37,29 +39,34 @@ class Endpoint:
     def __init__(self, *, now: Callable[[], float] = clock) -> None:
         self._now = now
         self._lock = threading.Lock()
-        self._free_at = 0.0
-        self._returned: dict[float, list[float]] = {}
+        self._free = [(0.0, math.inf)]
         self._held_until = 0.0
 
     def reserve(self, interval: float) -> float:
-        """Take the next slot, `interval` seconds after the last one; returns its time."""
+        """Take the first `interval` seconds that are free; returns when they begin, the slot's time."""
         with self._lock:
             now = self._now()
-            returned = self._returned.get(interval, [])
-            del returned[: bisect_left(returned, now)]
-            if returned:
-                return returned.pop(0)
-            slot = max(now, self._free_at)
-            self._free_at = slot + interval
+            while self._free[0][1] <= now:
+                del self._free[0]
+            i = 0
+            while max(now, self._free[i][0]) + interval > self._free[i][1]:
+                i += 1
+            start, end = self._free[i]
+            slot = max(now, start)
+            self._free[i : i + 1] = [(slot + interval, end)] if slot + interval < end else []
             return slot
 
     def give_back(self, slot: float, interval: float) -> None:
-        """Return a slot that was not used."""
+        """Return a slot that was not used; it joins the free time next to it."""
+        start, end = slot, slot + interval
         with self._lock:
-            returned = self._returned.setdefault(interval, [])
-            insort(returned, slot)
-            while returned and returned[-1] + interval == self._free_at:
-                self._free_at = returned.pop()
+            i = bisect_left(self._free, (start,))
+            if self._free[i][0] == end:
+                end = self._free.pop(i)[1]
+            if i and self._free[i - 1][1] == start:
+                i -= 1
+                start = self._free.pop(i)[0]
+            self._free.insert(i, (start, end))
 
     def hold_off(self, seconds: float) -> None:
         """Hold all requests of this endpoint off for so long, and a little jitter."""

@@ -17,8 +17,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from .errors import WrongLoop
@@ -108,10 +107,9 @@ def awake() -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
-    """Like `asyncio.timeout`, but time in which the loop was blocked does not count.
+    """Like `asyncio.timeout`, but a deadline that passes while the loop is blocked moves by as much as it was late.
 
-    When the timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets: the deadline
-    moves by as much as it was late.
+    When the timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets.
 
     Raises
     ------
@@ -123,22 +121,57 @@ async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
         return
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
-    async with asyncio.timeout(None) as guard:
+    guard = asyncio.timeout(None)
 
-        def expire(due: float) -> None:
-            nonlocal timer
-            late = loop.time() - due
-            if late > STALL:
-                timer = loop.call_later(late, expire, loop.time() + late)
-            else:
-                guard.reschedule(loop.time())
+    def expire(due: float) -> None:
+        nonlocal timer
+        late = loop.time() - due
+        if late > STALL:
+            timer = loop.call_later(late, expire, loop.time() + late)
+        else:
+            guard.reschedule(loop.time())
 
-        due = loop.time() + seconds
-        timer = loop.call_at(due, expire, due)
-        try:
-            yield
-        finally:
-            timer.cancel()
+    try:
+        async with guard:
+            due = loop.time() + max(seconds, 0.0)
+            timer = loop.call_at(due, expire, due)
+            try:
+                yield
+            finally:
+                timer.cancel()
+    except TimeoutError as error:
+        if guard.expired() and not error.args:
+            error.args = (f"Not done within {seconds:g} s.",)
+        raise
+
+
+# -- ending ----------------------------------------------------------------------------------------------------------
+
+
+async def end(futures: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel each that is not done, wait FAREWELL seconds at most, and retrieve what they raised.
+
+    Each is cancelled once: a second `cancel` would leak its connection.
+    """
+    unfinished = [future for future in futures if not future.done()]
+    for future in unfinished:
+        cancel_once(future)
+    for future in futures:
+        future.add_done_callback(retrieve)
+    if unfinished:
+        await asyncio.wait(unfinished, timeout=FAREWELL)
+
+
+def cancel_once(future: asyncio.Future[Any]) -> None:
+    """Cancel it, unless it is done or somebody has cancelled it already."""
+    if not (isinstance(future, asyncio.Task) and future.cancelling()):
+        future.cancel()
+
+
+def retrieve(future: asyncio.Future[Any]) -> None:
+    """Look at what it raised, so that nothing is said about it when it is collected."""
+    if not future.cancelled():
+        future.exception()
 
 
 # -- the background loop ---------------------------------------------------------------------------------------------
@@ -150,28 +183,43 @@ _background: asyncio.AbstractEventLoop | None = None
 
 def background() -> asyncio.AbstractEventLoop:
     """The library's own loop, in its own daemon thread, begun when first asked for."""
-    global _thread, _background
     with _lock:
-        if _background is None or _background.is_closed():
-            loop = asyncio.new_event_loop()
-            _thread = threading.Thread(target=_serve, args=(loop,), name="ceylon-nb-loop", daemon=True)
-            _background = loop
-            _thread.start()
-        return _background
+        return _begun()
+
+
+def _begun() -> asyncio.AbstractEventLoop:
+    """The background loop; call with the lock held."""
+    global _thread, _background
+    if _background is None:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=_serve, args=(loop,), name="ceylon-nb-loop", daemon=True)
+        thread.start()
+        _thread, _background = thread, loop
+    return _background
+
+
+def _submit(function: Callable[[], object]) -> None:
+    """Call `function` on the background loop: surely, even if the loop is stopped right after."""
+    with _lock:
+        _begun().call_soon_threadsafe(function)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    global _thread, _background
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
     finally:
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=FAREWELL))
+        with _lock:  # from here on nothing is submitted to it; what was submitted before is called before the farewell
+            if _background is loop:
+                _thread = _background = None
+        loop.run_until_complete(_farewell())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
+
+
+async def _farewell() -> None:
+    await end([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
 
 
 @atexit.register
@@ -180,10 +228,9 @@ def stop_background() -> None:
     global _thread, _background
     with _lock:
         loop, thread, _background, _thread = _background, _thread, None, None
-    if loop is None or thread is None or loop.is_closed():
-        return
-    call_in(loop, loop.stop)
-    thread.join(FAREWELL + 1)
+    if loop is not None and thread is not None:
+        call_in(loop, loop.stop)
+        thread.join(FAREWELL + 1)
 
 
 def _forget_after_fork() -> None:
@@ -203,35 +250,41 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     WrongLoop
         Called on the background loop itself, which would wait for itself.
     """
-    loop = background()
-    if running() is loop:
+    loop = running()
+    if loop is not None and loop is _background:
         coroutine.close()
         raise WrongLoop("A sync call inside work that runs on the library's own loop would wait for itself: await it.")
-    outcome: Future[T] = Future()
     task: asyncio.Task[T] | None = None
     context = contextvars.copy_context()
+    ended = threading.Lock()  # not a Future: an interrupt inside one may leave it locked for good
+    ended.acquire()
 
     def start() -> None:
         nonlocal task
-        task = loop.create_task(coroutine, context=context)
+        task = asyncio.get_running_loop().create_task(coroutine, context=context)
         task.add_done_callback(finish)
 
     def finish(done: asyncio.Task[T]) -> None:
-        if done.cancelled():
-            outcome.set_exception(asyncio.CancelledError())
-        elif (error := done.exception()) is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(done.result())
+        retrieve(done)
+        ended.release()
 
-    loop.call_soon_threadsafe(start)
+    def stop() -> None:
+        if task is not None:
+            cancel_once(task)
+        else:  # interrupted before it was submitted
+            coroutine.close()
+            ended.release()
+
     try:
-        return outcome.result()
-    except BaseException:
-        if not outcome.done():  # KeyboardInterrupt: stop the request too, and see it stopped
-            call_in(loop, lambda: task is not None and task.cancel())
-            wait([outcome], FAREWELL)
+        _submit(start)
+        ended.acquire()
+    except BaseException:  # KeyboardInterrupt: stop the request too, and see it stopped
+        if task is None or not task.done():
+            _submit(stop)
+            ended.acquire(timeout=FAREWELL)
         raise
+    assert task is not None
+    return task.result()
 
 
 # -- the notebook ----------------------------------------------------------------------------------------------------

@@ -41,12 +41,12 @@ class Usage:
 
 
 class Text(str):
-    """A ``str`` that a notebook shows as text, not as a quoted repr."""
+    """A ``str`` that a notebook shows as text, not as a quoted repr; inside a list or a dict, quoted as usual."""
 
     __slots__ = ()
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
+        printer.text(str(self) if len(printer.stack) == 1 else repr(str(self)))
 
 
 class Reply(Text):
@@ -158,25 +158,22 @@ def as_messages(prompt: Prompt, system_prompt: str | None = None) -> tuple[Messa
     if not turns or not turns[-1].content.strip():
         raise EmptyPrompt("The prompt is empty, so it was not sent. Fill the cell, or drop the row.")
     if system_prompt and turns[0].role != "system":
-        return (Message("system", system_prompt), *turns)
+        return (Message("system", sendable(system_prompt)), *turns)
     return turns
 
 
-def _messages(prompt: Iterable[Message | Mapping[str, str]]) -> Iterable[Message]:
+def _messages(prompt: Iterable[Message | Mapping[str, str]]) -> list[Message]:
     if isinstance(prompt, (bytes, Mapping)) or not isinstance(prompt, Iterable):
         raise InvalidItem(f"A prompt is a str or a list of messages, not {type(prompt).__name__}.")
-    for turn in prompt:
-        message = turn if isinstance(turn, Message) else _message(turn)
-        if message.role not in ROLES:
-            raise InvalidItem(f"A message's role is one of {', '.join(ROLES)}, not {message.role!r}.")
-        yield Message(message.role, sendable(message.content))
+    return [_message(turn) for turn in prompt]
 
 
 def _message(turn: object) -> Message:
-    if isinstance(turn, Mapping):
-        role, content = turn.get("role"), turn.get("content")
-        if isinstance(role, str) and isinstance(content, str):
-            return Message(role, content)
+    match turn:
+        case Message(role=str(role), content=str(content)) | {"role": str(role), "content": str(content)}:
+            if role in ROLES:
+                return Message(role, sendable(content))
+            raise InvalidItem(f"A message's role is one of {', '.join(ROLES)}, not {role!r}.")
     raise InvalidItem(
         f'A message is a Message or {{"role": "user", "content": "…"}} with text in both, not {type(turn).__name__}.'
     )

@@ -25,7 +25,7 @@ class News:
     """The iterators that wait for a batch's next answer, on any loop, and the views that listen on the batch's own."""
 
     def __init__(self, batch: Batch) -> None:
-        self._batch = batch
+        self.batch = batch
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._listeners: list[Listener] = []
@@ -43,7 +43,8 @@ class News:
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add a listener; returns what drops it again."""
-        self._listeners = [*self._listeners, listener]
+        with self._lock:
+            self._listeners = [*self._listeners, listener]
         return lambda: self._drop(listener)
 
     def changed(self) -> None:
@@ -66,11 +67,15 @@ class News:
     def guarded(self, listener: Listener) -> bool:
         """Call a view, which may fail while a paid run must not; False if it did."""
         try:
-            listener(self._batch)
+            listener(self.batch)
         except Exception:
-            log.exception("A view of %r failed and is not called again; the batch goes on", self._batch)
+            log.exception("A view of %r failed and is not called again; the batch goes on", self.batch)
             return False
         return True
+
+    def forget_loop(self) -> None:
+        """Move to another loop: a pulse on the one that is closed never comes."""
+        self._pulse = None
 
     def _wake(self) -> None:
         with self._lock:
@@ -79,7 +84,8 @@ class News:
             call_in(loop, _arrive, news)
 
     def _drop(self, listener: Listener) -> None:
-        self._listeners = [other for other in self._listeners if other is not listener]
+        with self._lock:
+            self._listeners = [other for other in self._listeners if other is not listener]
 
 
 def _arrive(news: asyncio.Future[None]) -> None:

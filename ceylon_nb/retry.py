@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from .errors import CeylonError, ConnectionFailed, RequestError, StatusError, TLSFailed
+from .messages import Reply
 
 T = TypeVar("T")
 
@@ -67,16 +68,20 @@ async def retrying(
     Raises
     ------
     Exception
-        The last attempt's; a `RequestError` then knows how many there were.
+        The last attempt's. A `RequestError`, as a `Reply`, then knows how many there were.
     """
     made = 0
     while True:
         made += 1
         attempts_made.set(made)
         try:
-            return await call()
+            result = await call()
         except Exception as error:
             if isinstance(error, RequestError):
-                error.attempts = made
+                error.attempts = max(error.attempts, made)
             if made >= attempts or not worth(error) or not await pause(error, made):
                 raise
+        else:
+            if isinstance(result, Reply):
+                result.attempts = max(result.attempts, made)
+            return result

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
 from typing import Any, Generic, NoReturn, TypeVar
 
-from .loop import FAREWELL, awake
+from .loop import awake, cancel_once, end, retrieve
 
 T = TypeVar("T")
 
@@ -25,8 +25,8 @@ def as_completed(tasks: Iterable[Awaitable[T]] | Mapping[Any, Any]) -> Completio
 
     Notes
     -----
-    Leaving the loop early cancels only what was started here, the wrapped coroutines. An interrupt while waiting
-    cancels every task that is not done, once, and waits a moment for them to end.
+    Leaving the loop early cancels only what was started here, the wrapped coroutines. An interrupt cancels every task
+    that is not done, once, and waits a moment for them to end.
     """
     return Completions(tasks)
 
@@ -35,12 +35,13 @@ class Completions(Generic[T]):
     """What `as_completed` returns: to be read with ``async for``, once."""
 
     def __init__(self, tasks: Iterable[Awaitable[T]] | Mapping[Any, Any]) -> None:
-        if isinstance(tasks, (str, bytes)) or not isinstance(tasks, Iterable):
+        if isinstance(tasks, (str, bytes, Awaitable)) or not isinstance(tasks, Iterable):
             raise TypeError(f"as_completed takes the tasks in a list, a dict or the like, not {type(tasks).__name__}.")
         self._given = list(dict.fromkeys(tasks))
+        wanted = "tasks or coroutines" + (" (a mapping's keys)" if isinstance(tasks, Mapping) else "")
         for each in self._given:
             if not isinstance(each, Awaitable):
-                raise TypeError(f"as_completed takes tasks or coroutines, not {type(each).__name__}: {each!r:.80}")
+                raise TypeError(f"as_completed takes {wanted}, not {type(each).__name__}: {each!r:.80}")
 
     def __iter__(self) -> NoReturn:
         raise TypeError(
@@ -49,13 +50,10 @@ class Completions(Generic[T]):
         )
 
     async def __aiter__(self) -> AsyncGenerator[asyncio.Future[T], None]:
+        loop, consumer = asyncio.get_running_loop(), asyncio.current_task()
+        cancels = consumer.cancelling() if consumer else 0
         started: list[asyncio.Future[T]] = []
         futures: list[asyncio.Future[T]] = []
-        for each in self._given:
-            future = asyncio.ensure_future(each)
-            futures.append(future)
-            if future is not each:
-                started.append(future)
         done: deque[asyncio.Future[T]] = deque()
         news = asyncio.Event()
 
@@ -63,42 +61,29 @@ class Completions(Generic[T]):
             done.append(future)
             news.set()
 
-        for future in futures:
-            future.add_done_callback(ended)
         try:
+            for each in self._given:
+                future = asyncio.ensure_future(each, loop=loop)
+                futures.append(future)
+                if future is not each:
+                    started.append(future)
+            for future in futures:
+                future.add_done_callback(ended)
             for _ in futures:
                 while not done:
                     news.clear()
                     with awake():
                         await news.wait()
                 yield done.popleft()
-        except asyncio.CancelledError:
-            await _stop(futures)
+        except (asyncio.CancelledError, GeneratorExit) as leaving:
+            interrupted_in_body = consumer is not None and consumer.cancelling() > cancels
+            if interrupted_in_body or isinstance(leaving, asyncio.CancelledError):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await end(futures)
             raise
         finally:
             for future in futures:
                 future.remove_done_callback(ended)
             for future in started:
-                if not future.done() and not _cancelling(future):
-                    future.cancel()
-                future.add_done_callback(_retrieve)
-
-
-async def _stop(futures: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel each that is not done, once, and wait a bounded time."""
-    running = [future for future in futures if not future.done()]
-    for future in running:
-        if not _cancelling(future):
-            future.cancel()
-    if running:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait(running, timeout=FAREWELL)
-
-
-def _cancelling(future: asyncio.Future[Any]) -> bool:
-    return isinstance(future, asyncio.Task) and future.cancelling() > 0
-
-
-def _retrieve(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
+                cancel_once(future)
+                future.add_done_callback(retrieve)

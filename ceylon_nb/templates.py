@@ -6,7 +6,8 @@ A field is a column's name, verbatim; a cell is data: it is put in as text and n
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from numbers import Number
 from typing import Any, TypeAlias
 
 from .errors import InvalidItem, TemplateError
@@ -52,12 +53,11 @@ class Template:
     def _check(self, template: str, items: Source) -> None:
         names = [name for _, name, _, _ in self._fields if name is not None]
         if items.columns is not None:
-            known: Mapping[str, Any] | None = items.columns
+            known: Collection[str] | None = items.columns
+        elif items.total:
+            known = _keys(items.item(position) for position in range(items.total))
         else:
-            sample = items.item(0) if items.total else None
-            known = sample if isinstance(sample, Mapping) else None
-            if known is None and sample is None:
-                return  # nothing to hold it against yet: a stream's items are checked as they come
+            return  # nothing to hold it against yet: a stream's items are checked as they come
         if known is None:
             unknown = [name for name in names if name]
             if unknown:
@@ -115,7 +115,9 @@ def _parsed(template: str) -> Iterator[tuple[str, str | None, str, str | None]]:
     try:
         for before, name, spec, conversion in string.Formatter().parse(template):
             if spec and ("{" in spec or "}" in spec):
-                raise TemplateError(f"A format spec cannot hold a field of its own: {{{name}:{spec}}}.")
+                raise TemplateError(
+                    f"A format spec cannot hold a field of its own: {{{name}:{spec}}}. " + _braces(template)
+                )
             if conversion and conversion not in _CONVERSIONS:
                 raise TemplateError(f"There is no conversion !{conversion}: use !r, !s or !a. " + _braces(template))
             yield before, name, spec or "", conversion
@@ -149,10 +151,20 @@ def _whole(item: Any) -> Prompt:
     return str(item)
 
 
+def _keys(items: Iterable[Any]) -> Collection[str] | None:
+    """The names of all fields of items that are mappings; None if the first is none."""
+    keys: dict[str, None] = {}
+    for position, item in enumerate(items):
+        if isinstance(item, Mapping):
+            keys.update(dict.fromkeys(item))
+        elif position == 0:
+            return None
+    return keys
+
+
 def missing(value: Any) -> bool:
-    """Whether a cell is empty: None, NaN, NaT or NA."""
-    if value is None:
+    """Whether a cell is empty: None, NaN, NaT or NA, Python's, numpy's or pandas'."""
+    kind = type(value).__name__
+    if value is None or kind in ("NAType", "NaTType"):
         return True
-    if isinstance(value, float):
-        return value != value
-    return type(value).__name__ in ("NAType", "NaTType")
+    return (isinstance(value, Number) or kind == "datetime64") and bool(value != value)

@@ -1,27 +1,99 @@
-"""Addresses: which are this machine's, and how they are shown."""
+"""Addresses: which are this machine's, who asks there, through which proxy, and how they are shown."""
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import os
 import re
 import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+
+from .errors import ConfigurationError
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by name or address."""
+    """Whether a host is this machine by name or address; the address on which a server binds to all counts too."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    return address.is_loopback or address.is_unspecified
 
 
+def proxy_for(scheme: str, host: str) -> str | None:
+    """The proxy that the environment names for a host (HTTP_PROXY, HTTPS_PROXY, NO_PROXY); never one for loopback."""
+    name = f"{scheme}_proxy"
+    proxy = os.environ.get(name) or os.environ.get(name.upper())
+    if not proxy or is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+_LOGIN = re.compile(r"(?<=//)[^/?#]*@")
 _SECRET_QUERY = re.compile(r"((?:key|token|secret|password|signature|sig)[^=&]*=)[^&#]*", re.IGNORECASE)
 
 
 def mask(url: str) -> str:
-    """The same URL without the credentials in it."""
-    parts = urllib.parse.urlsplit(url)
-    netloc = f"***@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
-    return urllib.parse.urlunsplit((parts.scheme, netloc, parts.path, _SECRET_QUERY.sub(r"\1***", parts.query), ""))
+    """The same URL without the credentials in it, and without a fragment."""
+    shown, query, rest = _LOGIN.sub("***@", url.partition("#")[0]).partition("?")
+    return shown + query + _SECRET_QUERY.sub(r"\1***", rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to post, and as whom.
+
+    Attributes
+    ----------
+    url : str
+        The address as it may be shown: without a login.
+    headers : dict
+        Those that prove who asks.
+    """
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    _secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, url: str, key: str | None = None, fallback_key: str | None = None) -> Address:
+        """An address and who asks there: by a key, or by a login in the URL (``user:password@``).
+
+        Parameters
+        ----------
+        fallback_key : str, optional
+            The key where there is neither.
+
+        Raises
+        ------
+        ConfigurationError
+            There are both, or one that no header can carry.
+        """
+        parts = urllib.parse.urlsplit(url)
+        if parts.username is not None and key:
+            raise ConfigurationError(
+                f"There are a key and a login in {mask(url)}, and only one of them can be sent: leave one out."
+            )
+        if parts.username is not None:
+            user, password = (urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
+            login = base64.b64encode(f"{user}:{password}".encode()).decode()
+            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            return cls(shown, {"authorization": f"Basic {login}"}, (login, password or user))
+        key = (key or fallback_key or "").strip()
+        if not key:
+            return cls(url)
+        if not (key.isascii() and key.isprintable()):
+            raise ConfigurationError(
+                "The key holds a character that no key has, such as a line break or a typographic dash: copy it again."
+            )
+        return cls(url, {"authorization": f"Bearer {key}"}, (key,))
+
+    def hide(self, text: str) -> str:
+        """The same text without key and password: for what a server says."""
+        for secret in filter(None, self._secrets):
+            text = text.replace(secret, "***")
+        return text

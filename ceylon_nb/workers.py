@@ -6,6 +6,8 @@ O(at once) tasks however many items there are. Everything here happens on one lo
 from __future__ import annotations
 
 import asyncio
+import math
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +22,9 @@ from .retry import attempts_made, time_left
 RAMP = 32
 RAMP_PAUSE = 0.002
 """So many workers begin, and so many seconds later the next: a thousand connections at once would freeze the loop."""
+
+BREATH = 0.01
+"""Seconds after which calls that never wait let the loop go round."""
 
 ALIKE = 5
 """So many failures of one kind and no success mean that the rest would fail too."""
@@ -41,8 +46,8 @@ class Workers:
     left : callable
         Seconds until the batch's deadline.
     on_answer, on_idle, on_lost : callable
-        Called after each answer; when no worker is left; and with a row's position and the reason when a worker was
-        ended by something else than `abort` (its row waits again).
+        Called after each answer; when no worker is left; and with the reason and a row's position, or None if it had
+        none, when a worker was ended by something else than `abort` (its row waits again).
     """
 
     def __init__(
@@ -54,7 +59,7 @@ class Workers:
         left: Callable[[], float],
         on_answer: Callable[[], None],
         on_idle: Callable[[], None],
-        on_lost: Callable[[int, str], None],
+        on_lost: Callable[[BaseException, int | None], None],
     ) -> None:
         self._call = call
         self.source = source
@@ -65,6 +70,7 @@ class Workers:
         self._on_idle = on_idle
         self._on_lost = on_lost
         self.pulling = False
+        self.only_again = False
         self.in_flight: dict[asyncio.Task[None], int] = {}
         self.source_error: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,14 +78,26 @@ class Workers:
         self._again: deque[int] = deque()
         self._next = 0
         self._turn = asyncio.Lock()
+        self._at_source: asyncio.Task[None] | None = None
         self._ramp: asyncio.TimerHandle | None = None
         self._alike: list[Exception] = []
+        self._breathed, self._breathing = clock(), False
 
     # -- control ------------------------------------------------------------------------------------------------
 
+    def start(self, *, only_again: bool) -> None:
+        """Work; with `only_again` on nothing that was not asked for before. A source that failed is tried again."""
+        self.pulling, self.only_again = True, only_again
+        self.source_error = None
+        self.spawn()
+
     def spawn(self) -> None:
         """Have as many workers as may be and are of use."""
-        if self._ramp is not None or not self.pulling:
+        if not self.pulling:
+            return
+        if self._again and self._at_source is not None:  # rows are there while it waits for a new one
+            self._abort(self._at_source)
+        if self._ramp is not None:
             return
         for _ in range(min(self._wanted(), RAMP)):
             task = asyncio.get_running_loop().create_task(self._work())
@@ -91,9 +109,8 @@ class Workers:
     def abort(self) -> None:
         """Cancel what is in flight, each task once: a second cancel() would leak its connection."""
         self.pulling = False
-        for task in self._tasks - self._aborted:
-            self._aborted.add(task)
-            task.cancel()
+        for task in self._tasks:
+            self._abort(task)
 
     def ask_again(self, status: int) -> None:
         """Have every row of that status wait again, in order, before any new one."""
@@ -105,12 +122,15 @@ class Workers:
 
     def forget_loop(self) -> None:
         """Move to another loop: the one the workers ran on is closed, and they with it."""
+        self.pulling = False
         self._again.extendleft(sorted(self.in_flight.values(), reverse=True))
         self.in_flight.clear()
         self._tasks.clear()
         self._aborted.clear()
         self._turn = asyncio.Lock()
+        self._at_source = None
         self._ramp = None
+        self._breathing = False
 
     @property
     def idle(self) -> bool:
@@ -119,9 +139,8 @@ class Workers:
 
     @property
     def rows_left(self) -> bool:
-        """Whether there may be rows that nobody has begun."""
-        total = self.source.total
-        return bool(self._again) or (self.source_error is None and (total is None or self._next < total))
+        """Whether there may be rows to work on that nobody has begun."""
+        return bool(self._again) or self._unbegun > 0
 
     @property
     def stuck(self) -> Exception | None:
@@ -133,12 +152,17 @@ class Workers:
 
     # -- work ---------------------------------------------------------------------------------------------------
 
+    @property
+    def _unbegun(self) -> int:
+        """How many rows may be pulled; of a stream, any number."""
+        if self.only_again or self.source_error is not None:
+            return 0
+        return sys.maxsize if self.source.total is None else self.source.total - self._next
+
     def _wanted(self) -> int:
-        room = self.limit - len(self._tasks)
-        total = self.source.total
-        if self.source_error is not None or (total is not None and room > 0):
-            room = min(room, len(self._again) + (0 if total is None else total - self._next))
-        return max(room, 0) if self.pulling and not self.stuck else 0
+        if not self.pulling or self.stuck:
+            return 0
+        return max(0, min(self.limit - len(self._tasks), len(self._again) + self._unbegun))
 
     def _climb(self) -> None:
         self._ramp = None
@@ -146,40 +170,64 @@ class Workers:
         if self.idle:
             self._on_idle()
 
+    def _goes_on(self) -> bool:
+        """Whether a worker may take another row."""
+        return self.pulling and len(self._tasks) <= self.limit and not self.stuck
+
     async def _work(self) -> None:
         time_left.set(self._left)
         task = asyncio.current_task()
         assert task is not None
-        while self.pulling and len(self._tasks) <= self.limit and not self.stuck:
-            position = await self._pull()
+        while self._goes_on() and not task.cancelling():
+            position = await self._pull(task)
             if position is None:
                 return
             self.in_flight[task] = position
             await self._ask(task, position)
             del self.in_flight[task]
             self._on_answer()
+            if self.answers.counts[OK] == 1:  # until now all may have failed alike, and workers left
+                asyncio.get_running_loop().call_soon(self.spawn)
+            if clock() - self._breathed > BREATH:
+                await self._breathe()
 
-    async def _pull(self) -> int | None:
+    async def _breathe(self) -> None:
+        """Let the loop go round: all workers do, until it has."""
+        if not self._breathing:
+            self._breathing = True
+            asyncio.get_running_loop().call_soon(self._breathe_out)
+        await asyncio.sleep(0)
+
+    def _breathe_out(self) -> None:
+        self._breathing, self._breathed = False, clock()
+
+    async def _pull(self, task: asyncio.Task[None]) -> int | None:
         """The next row's position; one worker at a time, as async iterators allow no two."""
         async with self._turn:
-            if not self.pulling:
+            if not self._goes_on():
                 return None
             if self._again:
                 return self._again.popleft()
+            if not self._unbegun:
+                return None
+            self._at_source = task
             try:
-                found = self.source_error is None and await self.source.pull(self._next)
+                found = await self.source.pull(self._next)
             except Exception as error:  # noqa: BLE001 - the user's iterator failed: the rows it gave are still answered
                 self.source_error = error
                 return None
+            finally:
+                if self._at_source is task:
+                    self._at_source = None
             if not found:
                 return None
             position = self._next
             self._next += 1
             self.answers.extend_to(self._next)
-            if not self.pulling:  # paused while the source took its time
-                self._again.append(position)
-                return None
-            return position
+            if self._goes_on():
+                return position
+            self._again.append(position)  # paused, or fewer at once, while the source took its time
+            return None
 
     async def _ask(self, task: asyncio.Task[None], position: int) -> None:
         item = self.source.item(position)
@@ -192,40 +240,51 @@ class Workers:
                 raise
             inner = CeylonError(f"The call was cancelled from within: {error}".rstrip(": "))
             self._fail(position, item, inner, clock() - began)
-        except Exception as error:  # noqa: BLE001 - an item's failure is a row, whatever it is
+        except (Exception, SystemExit) as error:  # an item's failure is a row, whatever it is
+            if task in self._aborted:
+                raise asyncio.CancelledError from error  # what it says to being cancelled is not the item's failure
+            if isinstance(error, SystemExit):
+                error = CeylonError(f"The call wanted to end Python: {error!r}")
             self._fail(position, item, error, clock() - began)
         else:
-            took = reply.latency if isinstance(reply, Reply) and reply.latency is not None else clock() - began
-            self.answers.set(position, OK, reply, attempts=attempts_made.get(), latency=took)
+            attempts, took = attempts_made.get(), clock() - began
+            if isinstance(reply, Reply):
+                attempts = reply.attempts
+                took = reply.latency if reply.latency is not None else took
+            self.answers.set(position, OK, reply, attempts=attempts, latency=took)
 
     def _fail(self, position: int, item: Any, error: Exception, took: float) -> None:
         attempts = attempts_made.get()
         if isinstance(error, InvalidItem):
-            attempts = 0
+            attempts, took = 0, math.nan
         elif len(self._alike) < ALIKE:
             self._alike.append(error)
         if isinstance(error, RequestError):
             error.item = item
+            attempts = error.attempts
             took = error.latency if error.latency is not None else took
         if isinstance(error, CeylonError):  # its story is told; tracebacks would keep every frame alive
             error.__traceback__ = None
             error.__context__ = error.__cause__ = None
         self.answers.set(position, FAILED, error=error, attempts=attempts, latency=took)
 
+    def _abort(self, task: asyncio.Task[None]) -> None:
+        if task not in self._aborted:
+            self._aborted.add(task)
+            task.cancel()
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         aborted = task in self._aborted
         self._aborted.discard(task)
-        reason = "cancelled" if task.cancelled() else repr(task.exception())
+        end = asyncio.CancelledError() if task.cancelled() else task.exception()
         position = self.in_flight.pop(task, None)
         if position is not None and aborted and not self.pulling:
             self.answers.set(position, CANCELLED)
         elif position is not None:
             self._again.appendleft(position)
-            if not aborted:
-                self._on_lost(position, reason)
-        elif not aborted and task.cancelled():
-            self._on_lost(-1, reason)
+        if end is not None and not aborted:
+            self._on_lost(end, position)
         if self.idle:
             self._on_idle()
         else:

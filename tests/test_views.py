@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ run.result()
 def in_a_terminal(script: str, **environment: str) -> str:
     """What a script writes to a tty."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     env = {name: value for name, value in os.environ.items() if name != "CI"} | environment
     with subprocess.Popen([sys.executable, "-c", script], stdout=theirs, stderr=theirs, env=env) as process:
         os.close(theirs)
@@ -166,7 +168,7 @@ def test_the_line_says_where_a_batch_stands() -> None:
     run = batch(fine, ["a\nb"] * 1200, view=None, name="a very long name\nthat goes over a line and then some more")
     run.result()
     assert re.fullmatch(
-        r"a very long name that goes over a line an… · 1,200 of 1,200 · done in [\d.]+ s", line.text(run)
+        r"a very long name that goes over a line … · 1,200 of 1,200 · done in [\d.]+ s", line.text(run)
     )
     cancelled = LlmAgent("a", "demo::tutor").map(["x"] * 10, view=None, name="Ask")
     cancelled.cancel()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+import email.utils
+import re
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
 from ..messages import Message, Reply, Usage, decode_json
-from ..urls import mask
+from ..urls import Address, mask
 
 if TYPE_CHECKING:
     from ..http import Response
@@ -65,85 +69,75 @@ class Provider(Protocol):
 
 
 def gather_stream(deltas: Iterable[Delta]) -> Reply:
-    """Fold a stream's pieces into the Reply that they were."""
+    """Fold a stream's pieces into the Reply that they were.
+
+    Raises
+    ------
+    EmptyReply
+        There is no text in them.
+    """
     text, model, finish_reason, usage, raw = [], None, None, None, b""
     for delta in deltas:
         text.append(delta.text)
         model, usage = delta.model or model, delta.usage or usage
         finish_reason, raw = delta.finish_reason or finish_reason, delta.raw or raw
-    return make_reply("".join(text), model=model, finish_reason=finish_reason, usage=usage, raw=raw)
+    if not any(text):
+        raise errors.EmptyReply(no_text(finish_reason))
+    return Reply("".join(text), model=model, finish_reason=finish_reason, usage=usage, raw=raw)
 
 
-def make_reply(
-    text: str, *, model: str | None, finish_reason: str | None, usage: Usage | None, raw: bytes, instead: str = ""
-) -> Reply:
-    """A Reply, if there is any text in it.
+def no_text(finish_reason: str | None, instead: str = "") -> str:
+    """What is said of an answer without text; `instead` is what there was."""
+    if instead:
+        return f"The model answered without any text: {instead}"
+    advice = "; raise max_tokens" if finish_reason == "length" else ""
+    return f"The model answered without any text, finish_reason: {finish_reason or 'not given'}{advice}"
 
-    Raises
-    ------
-    EmptyReply
-        There is none; `instead` tells what there was.
+
+# -- what a server says ----------------------------------------------------------------------------------------------
+
+
+def text_or_none(value: object) -> str | None:
+    """A text from the wire; None for anything else."""
+    return value if isinstance(value, str) else None
+
+
+def count_tokens(source: Mapping[str, Any], asked: str, said: str) -> Usage:
+    """The counts of these names; what is no count is not given."""
+
+    def count(name: str) -> int | None:
+        value = source.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+
+    return Usage(count(asked), count(said))
+
+
+LONGEST_HOLD = 600.0
+"""Seconds; no server can hold us off for longer with one answer."""
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from a Retry-After header, clamped to 0-600; None if there is none that can be read.
+
+    Both forms of RFC 9110, 10.2.3: delta-seconds, and a date, which is held against the server's own Date so that
+    clocks that differ do no harm.
     """
-    if not text:
-        advice = "; raise max_tokens" if finish_reason == "length" else ""
-        said = f": {instead}" if instead else f" (finish_reason: {finish_reason or 'not given'}{advice})"
-        raise errors.EmptyReply(f"The model answered without any text{said}.", body=first_line(raw))
-    return Reply(text, model=model, finish_reason=finish_reason, usage=usage, raw=raw)
-
-
-def decode(data: bytes | str) -> dict[str, Any]:
-    """A JSON object from the wire.
-
-    Raises
-    ------
-    IncompleteReply
-        It breaks off.
-    BadReply
-        It is something else.
-    """
-    raw = data.encode() if isinstance(data, str) else data
-    if not raw.strip():
-        raise errors.BadReply("The server answered with an empty body. Check base_url, and the server's own log.")
+    value = headers.get("retry-after", "").strip()
     try:
-        value = decode_json(raw)
-    except (ValueError, RecursionError) as error:
-        if raw.lstrip()[:1] in b"{[" and not raw.rstrip().endswith((b"}", b"]")):
-            raise errors.IncompleteReply(
-                "The server's answer breaks off in the middle of its JSON. Ask again.", body=first_line(raw)
-            ) from error
-        raise errors.BadReply(
-            "The server's answer is not JSON. Check that base_url points at a model server's API.", body=first_line(raw)
-        ) from error
-    if not isinstance(value, dict):
-        raise errors.BadReply(
-            f"The server's answer is a JSON {type(value).__name__}, not an object. Check base_url.",
-            body=first_line(raw),
-        )
-    return value
+        seconds = float(value) if value[:1].isdigit() else _at(value) - _at(headers.get("date"))
+    except (TypeError, ValueError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_HOLD)
 
 
-def first_line(body: bytes, secret: str | None = None) -> str:
-    """The first line of a body, at most 200 characters, without the key."""
-    text = body[:10_000].decode("utf-8", "replace").strip()
-    line = text.splitlines()[0] if text else ""
-    return (line.replace(secret, "***") if secret else line)[:200]
+def _at(date: str | None) -> float:
+    if date is None:
+        return time.time()
+    moment = email.utils.parsedate_to_datetime(date)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def server_said(body: bytes, secret: str | None = None) -> str:
-    """The message inside a server's error body, whichever of the usual forms it has; else its first line."""
-    try:
-        value = decode_json(body)
-    except (ValueError, RecursionError):
-        return first_line(body, secret)
-    for key in ("error", "message", "detail"):
-        if isinstance(value, dict) and value.get(key):
-            value = value[key]
-    return (
-        first_line(str(value).encode("utf-8", "replace"), secret)
-        if isinstance(value, str)
-        else first_line(body, secret)
-    )
-
+# -- a server's no ---------------------------------------------------------------------------------------------------
 
 _KINDS: dict[int, type[errors.StatusError]] = {
     400: errors.BadRequest,
@@ -157,69 +151,127 @@ _KINDS: dict[int, type[errors.StatusError]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
-    """What a provider's user can do about each kind of no."""
+class Server:
+    """A server as its errors speak of it: where it is, and what its users can do.
 
+    Attributes
+    ----------
+    address : Address
+    missing_model : str
+        What to do when it does not have the model; ``{model}`` stands for the model's name.
+    authentication : str
+        What to do when it wants a key, or another one.
+    dialect : str
+        What to check when it speaks another wire format.
+    """
+
+    address: Address
     missing_model: str
     authentication: str
+    dialect: str
 
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """A JSON object from the wire.
 
-def status_error(response: Response, url: str, model: str, advice: Advice, secret: str | None) -> errors.StatusError:
-    """The error for a response that is not an answer."""
-    status, said = response.status, server_said(response.content, secret)
-    kind = _KINDS.get(status) or (
-        errors.Redirected if 300 <= status < 400 else errors.ServerError if status >= 500 else errors.StatusError
-    )
-    if kind is errors.NotFound and "model" in said.lower():
-        kind = errors.ModelNotFound
-    retry_after = response.retry_after
-    hint = {
-        errors.ModelNotFound: advice.missing_model,
-        errors.AuthenticationFailed: advice.authentication,
-        errors.NotFound: "No chat API answers at this path: check base_url.",
-        errors.Redirected: f"The server points to {mask(response.headers.get('location', 'nowhere'))}: "
-        "set base_url to that address, if you trust it with your key.",
-        errors.RateLimited: "Lower max_at_once, or set max_per_minute."
-        + (f" The server asks to wait {retry_after:g} s." if retry_after is not None else ""),
-        errors.ServerError: "The server's own log says more; retry it, or lower max_at_once.",
-        errors.BadRequest: f"Check the prompt's length, the parameters and the model's name ({model}).",
-    }.get(kind, "")
-    text = f'{status}, "{said}"' if said else f"{status}"
-    return kind(
-        f"{text} ({mask(url)}). {hint}".strip(), status=status, body=said, url=mask(url), retry_after=retry_after
-    )
+        Raises
+        ------
+        IncompleteReply
+            It breaks off.
+        BadReply
+            It is something else.
+        ServerError
+            It is an error of the server's.
+        """
+        try:
+            value = decode_json(data)
+        except (ValueError, RecursionError) as error:
+            raise self._no_json(data.strip()) from error
+        if not isinstance(value, dict):
+            raise self._error(errors.BadReply, "The server's answer is JSON, but no object", "Check base_url.", data)
+        if value.get("error"):
+            said = f'The server broke off its answer: "{self._said(data)}"'
+            raise self._error(errors.ServerError, said, "Its own log says more; ask again.", data)
+        return value
 
+    def _no_json(self, data: bytes) -> errors.RequestError:
+        if not data:
+            return self._error(
+                errors.BadReply, "The server answered with an empty body", "Check base_url, and the server's log."
+            )
+        if data.startswith((b"{", b"[")) and not data.endswith((b"}", b"]")):
+            said = "The server's answer breaks off in the middle of its JSON"
+            return self._error(errors.IncompleteReply, said, "Ask again.", data)
+        return self._error(errors.BadReply, "The server's answer is not JSON in UTF-8", "Check base_url.", data)
 
-def reported_error(message: object, url: str, secret: str | None) -> errors.ServerError:
-    """The error for an ``{"error": …}`` inside an answer that began well."""
-    said = first_line(str(message.get("message", message) if isinstance(message, dict) else message).encode(), secret)
-    return errors.ServerError(
-        f'The server broke off its answer: "{said}" ({mask(url)}). The server\'s own log says more; ask again.',
-        status=None,
-        body=said,
-        url=mask(url),
-    )
+    def foreign(self, body: bytes) -> errors.RequestError:
+        """The error for an object that is no answer."""
+        return self._error(errors.BadReply, "The server's answer has no message in it", self.dialect, body)
 
+    def broke_off(self) -> errors.RequestError:
+        """The error for a stream that ends before it says so."""
+        return self._error(errors.IncompleteReply, "The answer stopped before its end", "Ask again.")
 
-def broken_off(url: str) -> errors.IncompleteReply:
-    """The error for a stream that ends before it says so."""
-    return errors.IncompleteReply(
-        f"The stream stopped before the answer's end ({mask(url)}). Ask again.", url=mask(url)
-    )
+    def without_text(self, body: bytes, finish_reason: str | None, instead: str = "") -> errors.RequestError:
+        """The error for an answer that is none; `instead` is what there was."""
+        said = no_text(finish_reason, self.address.hide(instead))
+        return self._error(errors.EmptyReply, said, "", body)
 
+    def check(self, response: Response, model: str) -> None:
+        """Refuse an error status, and what a browser would show.
 
-def check_content_type(response: Response, url: str) -> None:
-    """Refuse what a browser would show.
+        Raises
+        ------
+        StatusError
+            The server said no.
+        BadReply
+            It is a web page.
+        """
+        if not response.ok:
+            raise self._refusal(response, model)
+        if response.headers.get("content-type", "").startswith("text/html"):
+            said = "A web page came back, not a model's answer"
+            advice = "Check base_url, and any proxy or login page."
+            raise self._error(errors.BadReply, said, advice, response.content)
 
-    Raises
-    ------
-    BadReply
-        It is HTML.
-    """
-    kind = response.headers.get("content-type", "")
-    if kind.startswith("text/html"):
-        raise errors.BadReply(
-            f"A web page came back, not a model's answer ({mask(url)}). Check base_url, and any proxy or login page.",
-            body=kind,
-            url=mask(url),
+    def _refusal(self, response: Response, model: str) -> errors.RequestError:
+        status, said = response.status, self._said(response.content)
+        kind = _KINDS.get(status) or (
+            errors.Redirected if 300 <= status < 400 else errors.ServerError if status >= 500 else errors.StatusError
         )
+        if kind is errors.NotFound and (model in said or re.search(r"\bmodel\b(?!/)", said, re.IGNORECASE)):
+            kind = errors.ModelNotFound
+        retry_after = parse_retry_after(response.headers)
+        wait = f" The server asks to wait {retry_after:g} s." if retry_after is not None else ""
+        target = self.address.hide(mask(response.headers.get("location", ""))) or "no address"
+        advice = {
+            errors.ModelNotFound: self.missing_model.format(model=model),
+            errors.AuthenticationFailed: self.authentication,
+            errors.NotFound: "No chat API answers at this path: check base_url.",
+            errors.Redirected: f"The server points to {target}: if you trust it with your key, set base_url to match.",
+            errors.RateLimited: f"Lower max_at_once, or set max_per_minute.{wait}",
+            errors.ServerError: f"The server's own log says more; ask again, or lower max_at_once.{wait}",
+            errors.BadRequest: f"Check the prompt's length, the parameters and the model's name ({model}).",
+        }.get(kind, "")
+        error = self._error(kind, f'{status}, "{said}"' if said else f"{status}", advice)
+        error.status, error.body, error.retry_after = status, said, retry_after
+        return error
+
+    def _error(self, kind: type[errors.RequestError], said: str, advice: str, body: bytes = b"") -> errors.RequestError:
+        url = self.address.url
+        return kind(f"{said} ({url}). {advice}".strip(), body=self._first_line(body), url=url)
+
+    def _said(self, body: bytes) -> str:
+        """The message inside a server's error body, whichever of the usual forms it has; else its first line."""
+        try:
+            value = decode_json(body)
+        except (ValueError, RecursionError):
+            value = None
+        for key in ("error", "message", "detail"):
+            if isinstance(value, dict) and value.get(key):
+                value = value[key]
+        return self._first_line(value.encode("utf-8", "replace") if isinstance(value, str) else body)
+
+    def _first_line(self, body: bytes) -> str:
+        """The first line of a body, at most 200 characters, without the key."""
+        text = self.address.hide(body.strip()[:10_000].decode("utf-8", "replace"))
+        return text.splitlines()[0].strip()[:200] if text else ""

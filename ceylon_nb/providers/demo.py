@@ -32,6 +32,8 @@ TOKEN = 0.015
 class Demo(Ollama):
     """The embedded model, asked through Ollama's wire format."""
 
+    missing_model = "Write demo::tutor or demo::instant."
+
     def __init__(self, base_url: str | None = None, api_key: str | None = None, transport: Transport | None = None):
         del base_url, api_key  # it is here, and open
         super().__init__(BASE_URL, None, transport or embedded(_serve))
@@ -52,7 +54,7 @@ async def _serve(path: str, body: bytes) -> tuple[int, str, bytes | AsyncIterato
     ask = orjson.loads(body)
     model, messages = ask["model"], ask["messages"]
     if model not in MODELS:
-        said = f"model '{model}' not found; the embedded models are {' and '.join(MODELS)}"
+        said = f"model '{model}' not found"
         return 404, "application/json", orjson.dumps({"error": said})
     prompt = messages[-1]["content"]
     slow = model == "tutor"

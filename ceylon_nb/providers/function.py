@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias
 
 from .. import errors
 from ..loop import patient_timeout
-from ..messages import Message, Reply
-from .base import Delta, Request, make_reply
+from ..messages import Message, Reply, sendable
+from .base import Delta, Request
 
 AskFunction: TypeAlias = Callable[[list[Message]], Awaitable[str]]
 
@@ -30,19 +31,28 @@ class Function:
             It took longer than the timeout.
         EmptyReply
             It returned no text.
+        TypeError
+            It is not an ``async def``, or returned something else.
         """
+        answer = self._ask(list(request.messages))
+        if not isinstance(answer, Awaitable):
+            raise TypeError(f"{self.name} must be an `async def`; it returned {type(answer).__name__} at once.")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             async with patient_timeout(request.timeout):
-                text = await self._ask(list(request.messages))
+                text = await answer
         except TimeoutError as error:
+            if request.timeout is None or loop.time() - began < request.timeout:
+                raise  # its own
             raise errors.RequestTimeout(
                 f"{self.name} gave no answer within {request.timeout:g} s; raise `timeout`."
             ) from error
         if not isinstance(text, str):
             raise TypeError(f"{self.name} must return a str, not {type(text).__name__}.")
-        if isinstance(text, Reply):
-            return text
-        return make_reply(text, model=self.name, finish_reason="stop", usage=None, raw=b"")
+        if not text:
+            raise errors.EmptyReply(f"{self.name} returned no text.")
+        return text if isinstance(text, Reply) else Reply(sendable(text), model=self.name, finish_reason="stop")
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Await the function, and yield its answer in one piece."""

@@ -11,24 +11,16 @@ import os
 import urllib.parse
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
 from .. import errors
-from ..http import Client, Transport, lines
-from ..messages import Reply, Usage
-from .base import (
-    Advice,
-    Delta,
-    Request,
-    broken_off,
-    check_content_type,
-    decode,
-    make_reply,
-    reported_error,
-    status_error,
-)
+from ..http import Client, Transport
+from ..messages import Reply
+from ..urls import Address
+from .base import Delta, Request, Server, count_tokens, text_or_none
+from .framing import lines
 
 PATH = "/api/chat"
 
@@ -41,76 +33,71 @@ class Ollama:
     base_url : str, optional
         Any form that OLLAMA_HOST may have; without it OLLAMA_URL or OLLAMA_HOST, else this machine's port 11434.
     api_key : str, optional
-        For a server behind a key; without it OLLAMA_API_KEY.
+        For a server behind a key; without it OLLAMA_API_KEY, unless there is a login in the address.
     transport : httpx.AsyncBaseTransport, optional
         In place of the default one.
+
+    Raises
+    ------
+    ConfigurationError
+        The address or the key cannot be right.
     """
+
+    missing_model: ClassVar = "Fetch it with `ollama pull {model}`; `ollama list` shows what is there."
 
     def __init__(
         self, base_url: str | None = None, api_key: str | None = None, transport: Transport | None = None
     ) -> None:
         env = os.environ
         self.base_url = parse_host(base_url or env.get("OLLAMA_URL") or env.get("OLLAMA_HOST") or "")
-        self._key = api_key or env.get("OLLAMA_API_KEY") or None
+        address = Address.of(self.base_url + PATH, api_key, env.get("OLLAMA_API_KEY"))
+        self._server = Server(
+            address,
+            missing_model=self.missing_model,
+            authentication="The server wants a key, or another one: pass api_key or set OLLAMA_API_KEY.",
+            dialect="Check base_url (an OpenAI-compatible server goes by openai::).",
+        )
         self._client = Client(
-            self.base_url,
-            headers={"authorization": f"Bearer {self._key}"} if self._key else None,
+            address,
             transport=transport,
             help_connecting="Is Ollama running there? Start it with `ollama serve`, or set OLLAMA_HOST or base_url.",
         )
 
     async def complete(self, request: Request) -> Reply:
         """Ask for the whole answer at once."""
-        response = await self._client.post(PATH, _body(request, stream=False), timeout=request.timeout)
-        if not response.ok:
-            raise self._no(response, request)
-        check_content_type(response, self.base_url)
+        response = await self._client.post(_body(request, stream=False), timeout=request.timeout)
+        self._server.check(response, request.model)
         delta = self._delta(response.content)
         if delta.finish_reason is None:
-            raise broken_off(self.base_url)
-        return make_reply(
-            delta.text, model=delta.model, finish_reason=delta.finish_reason, usage=delta.usage, raw=delta.raw
-        )
+            raise self._server.broke_off()
+        if not delta.text:
+            raise self._server.without_text(response.content, delta.finish_reason)
+        return Reply(delta.text, model=delta.model, finish_reason=delta.finish_reason, usage=delta.usage, raw=delta.raw)
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield one delta for each line of NDJSON."""
-        body = _body(request, stream=True)
-        async with self._client.stream(PATH, body, timeout=request.timeout) as (head, chunks):
-            if not head.ok:
-                raise self._no(head, request)
-            check_content_type(head, self.base_url)
-            async with aclosing(lines(chunks)) as received:
+        async with await self._client.stream(_body(request, stream=True), timeout=request.timeout) as answer:
+            self._server.check(answer.head, request.model)
+            async with aclosing(lines(answer.chunks)) as received:
                 async for line in received:
                     if line.strip():
                         delta = self._delta(line)
                         yield delta
                         if delta.finish_reason is not None:
                             return
-        raise broken_off(self.base_url)
+        raise self._server.broke_off()
 
     def _delta(self, line: bytes) -> Delta:
-        value = decode(line)
-        if "error" in value:
-            raise reported_error(value["error"], self.base_url, self._key)
+        value = self._server.decode(line)
         message = value.get("message")
         text = message.get("content") if isinstance(message, dict) else None
         if not isinstance(text, str):
-            raise errors.BadReply(
-                "The server's answer has no message in it: it does not speak Ollama's API. Check base_url "
-                "(an OpenAI-compatible server goes by openai::).",
-                body=line[:200].decode("utf-8", "replace"),
-            )
+            raise self._server.foreign(line)
+        model = text_or_none(value.get("model"))
         if not value.get("done"):
-            return Delta(text, value.get("model"))
-        usage = Usage(value.get("prompt_eval_count"), value.get("eval_count"))
-        return Delta(text, value.get("model"), value.get("done_reason") or "stop", usage, line)
-
-    def _no(self, response: Any, request: Request) -> errors.StatusError:
-        advice = Advice(
-            missing_model=f"Fetch it with `ollama pull {request.model}`; `ollama list` shows what is there.",
-            authentication="The server wants a key: pass api_key or set OLLAMA_API_KEY.",
-        )
-        return status_error(response, self.base_url, request.model, advice, self._key)
+            return Delta(text, model)
+        usage = count_tokens(value, "prompt_eval_count", "eval_count")
+        return Delta(text, model, text_or_none(value.get("done_reason")) or "stop", usage, line)
 
 
 def _body(request: Request, *, stream: bool) -> bytes:
@@ -137,25 +124,21 @@ def parse_host(host: str) -> str:
         It is none of these.
     """
     scheme, found, rest = host.strip().strip("\"'").partition("://")
-    if not found:
-        scheme, rest = "http", scheme
-    default_port = {"http": 80, "https": 443}.get(scheme, 0) if found else 11434
+    scheme, rest = (scheme.lower(), rest) if found else ("http", scheme)
+    authority, _, path = rest.partition("/")
+    login, at, place = authority.rpartition("@")
+    if place.count(":") > 1 and "[" not in place:
+        place = f"[{place}]"
     try:
-        if default_port == 0:
-            raise ValueError("the scheme is neither http nor https")
-        if rest.count(":") > 1 and "[" not in rest:
-            rest = f"[{rest}]"
-        parts = urllib.parse.urlsplit(f"{scheme}://{rest}")
-        port = parts.port or default_port
-        name = _reachable(parts.hostname or "127.0.0.1")
-    except ValueError as error:
+        default_port = {"http": 80, "https": 443}[scheme] if found else 11434
+        parts = urllib.parse.urlsplit(f"{scheme}://{place}/{path}")
+        name, port = _reachable(parts.hostname or "127.0.0.1"), parts.port or default_port
+    except (KeyError, ValueError):
         raise errors.ConfigurationError(
-            f"Not a server's address: {host.rpartition('@')[2]!r} ({error}). Write http://host:port, "
-            "in base_url, OLLAMA_URL or OLLAMA_HOST."
-        ) from error
-    login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    path = parts.path.strip("/")
-    return f"{scheme}://{login}{name}:{port}" + (f"/{path}" if path else "")
+            f"Not a server's address: {host.rpartition('@')[2]!r}. Write http://host:port, in base_url, OLLAMA_URL or "
+            "OLLAMA_HOST."
+        ) from None  # the cause would show a password that holds a slash
+    return f"{scheme}://{login}{at}{name}:{port}/{parts.path.strip('/')}".rstrip("/")
 
 
 def _reachable(host: str) -> str:

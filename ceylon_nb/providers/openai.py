@@ -10,24 +10,17 @@ import os
 import urllib.parse
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from .. import errors
-from ..http import Client, Response, Transport, events
+from ..http import Client, Transport
 from ..messages import Reply, Usage
-from .base import (
-    Advice,
-    Delta,
-    Request,
-    broken_off,
-    check_content_type,
-    decode,
-    make_reply,
-    reported_error,
-    status_error,
-)
+from ..urls import Address
+from .base import Delta, Request, Server, count_tokens, text_or_none
+from .framing import events
 
 OFFICIAL = "https://api.openai.com/v1"
 PATH = "/chat/completions"
@@ -42,7 +35,7 @@ class OpenAI:
         With its path prefix (``http://localhost:8000/v1``); ``/v1`` is added to an address without any. Without it
         OPENAI_BASE_URL, else OpenAI's own.
     api_key : str, optional
-        Without it OPENAI_API_KEY. OpenAI's own address needs one.
+        Without it OPENAI_API_KEY, unless there is a login in the address. OpenAI's own address needs one.
     transport : httpx.AsyncBaseTransport, optional
         In place of the default one.
 
@@ -50,57 +43,55 @@ class OpenAI:
     ------
     MissingAPIKey
         OpenAI's own address, and no key.
+    ConfigurationError
+        The address or the key cannot be right.
     """
 
     def __init__(
         self, base_url: str | None = None, api_key: str | None = None, transport: Transport | None = None
     ) -> None:
-        self.base_url = parse_base_url(base_url or os.environ.get("OPENAI_BASE_URL") or OFFICIAL)
-        self._key = api_key or os.environ.get("OPENAI_API_KEY") or None
+        env = os.environ
+        self.base_url = parse_base_url(base_url or env.get("OPENAI_BASE_URL") or OFFICIAL)
+        address = Address.of(self.base_url + PATH, api_key, env.get("OPENAI_API_KEY"))
         self._official = self.base_url == OFFICIAL
-        if self._official and not self._key:
+        if self._official and not address.headers:
             raise errors.MissingAPIKey(
                 "API key required for provider 'openai'. Please set the OPENAI_API_KEY environment variable "
                 "or pass the API key explicitly."
             )
+        self._server = Server(
+            address,
+            missing_model=f"See {address.url.removesuffix(PATH)}/models for those that the server has.",
+            authentication="Check the key: pass api_key or set OPENAI_API_KEY.",
+            dialect="Check base_url: it usually ends in /v1 (Ollama's own API goes by ollama::).",
+        )
         self._client = Client(
-            self.base_url,
-            headers={"authorization": f"Bearer {self._key}"} if self._key else None,
+            address,
             transport=transport,
             help_connecting="Check that the server runs and that base_url (or OPENAI_BASE_URL) is its address.",
         )
 
     async def complete(self, request: Request) -> Reply:
         """Ask for the whole answer at once."""
-        response = await self._client.post(PATH, self._body(request, stream=False), timeout=request.timeout)
-        if not response.ok:
-            raise self._no(response, request)
-        check_content_type(response, self.base_url)
-        value = self._decode(response.content)
-        choice = _choice(value)
-        message = choice.get("message")
-        if not isinstance(message, dict):
-            raise _foreign(response.content)
-        return make_reply(
-            _text(message.get("content")),
-            model=value.get("model"),
-            finish_reason=choice.get("finish_reason"),
-            usage=_usage(value),
-            raw=response.content,
-            instead=message.get("refusal") or "",
-        )
+        response = await self._client.post(self._body(request, stream=False), timeout=request.timeout)
+        self._server.check(response, request.model)
+        delta = self._whole(response.content)
+        return Reply(delta.text, model=delta.model, finish_reason=delta.finish_reason, usage=delta.usage, raw=delta.raw)
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield one delta for each server-sent event, until ``[DONE]``."""
-        body = self._body(request, stream=True)
         finished = False
-        async with self._client.stream(PATH, body, timeout=request.timeout) as (head, chunks):
-            if not head.ok:
-                raise self._no(head, request)
-            check_content_type(head, self.base_url)
-            async with aclosing(events(chunks)) as received:
+        async with await self._client.stream(self._body(request, stream=True), timeout=request.timeout) as answer:
+            self._server.check(answer.head, request.model)
+            if "event-stream" not in answer.head.headers.get(
+                "content-type", "event-stream"
+            ):  # an answer, but no stream
+                delta = self._whole(b"".join([chunk async for chunk in answer.chunks]))
+                yield delta if delta.finish_reason else replace(delta, finish_reason="stop")
+                return
+            async with aclosing(events(answer.chunks)) as received:
                 async for event in received:
-                    if event.strip() == "[DONE]":
+                    if event.strip() == b"[DONE]":
                         yield Delta(finish_reason=None if finished else "stop")
                         return
                     if event.strip():
@@ -108,29 +99,34 @@ class OpenAI:
                         finished = finished or delta.finish_reason is not None
                         yield delta
         if not finished:  # a server may leave out [DONE], or why it stopped, but not both
-            raise broken_off(self.base_url)
+            raise self._server.broke_off()
 
-    def _delta(self, event: str) -> Delta:
-        value = self._decode(event)
+    def _whole(self, content: bytes) -> Delta:
+        value = self._server.decode(content)
+        choice = self._choice(value, content)
+        message, reason = choice.get("message"), text_or_none(choice.get("finish_reason"))
+        if not isinstance(message, dict):
+            raise self._server.foreign(content)
+        text = _text(message.get("content"))
+        if not text:
+            raise self._server.without_text(content, reason, _text(message.get("refusal")))
+        return Delta(text, text_or_none(value.get("model")), reason, _usage(value), content)
+
+    def _delta(self, event: bytes) -> Delta:
+        value = self._server.decode(event)
+        model, usage = text_or_none(value.get("model")), _usage(value)
+        if not value.get("choices"):  # the last event holds the usage alone
+            return Delta(model=model, usage=usage)
+        choice = self._choice(value, event)
+        delta, reason = choice.get("delta"), text_or_none(choice.get("finish_reason"))
+        text = _text(delta.get("content")) if isinstance(delta, dict) else ""
+        return Delta(text, model, reason, usage, event if reason else b"")
+
+    def _choice(self, value: dict[str, Any], content: bytes) -> dict[str, Any]:
         choices = value.get("choices")
-        if not choices:  # the last event holds the usage alone
-            return Delta(model=value.get("model"), usage=_usage(value))
-        choice = _choice(value)
-        delta = choice.get("delta")
-        reason = choice.get("finish_reason")
-        return Delta(
-            _text(delta.get("content")) if isinstance(delta, dict) else "",
-            value.get("model"),
-            reason,
-            _usage(value),
-            event.encode("utf-8", "replace") if reason else b"",
-        )
-
-    def _decode(self, data: bytes | str) -> dict[str, Any]:
-        value = decode(data)
-        if value.get("error"):
-            raise reported_error(value["error"], self.base_url, self._key)
-        return value
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise self._server.foreign(content)
+        return choices[0]
 
     def _body(self, request: Request, *, stream: bool) -> bytes:
         body: dict[str, Any] = {"model": request.model, "messages": request.messages, "stream": stream}
@@ -142,28 +138,6 @@ class OpenAI:
             body["max_completion_tokens" if self._official else "max_tokens"] = request.max_tokens
         return orjson.dumps(body)
 
-    def _no(self, response: Response, request: Request) -> errors.StatusError:
-        advice = Advice(
-            missing_model=f"The server has no model {request.model!r}: see its list at {self.base_url}/models.",
-            authentication="Check the key: pass api_key or set OPENAI_API_KEY.",
-        )
-        return status_error(response, self.base_url, request.model, advice, self._key)
-
-
-def _choice(value: dict[str, Any]) -> dict[str, Any]:
-    choices = value.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise _foreign(orjson.dumps(value))
-    return choices[0]
-
-
-def _foreign(body: bytes) -> errors.BadReply:
-    return errors.BadReply(
-        "The server's answer has no choices in it: it does not speak OpenAI's API. Check base_url "
-        "(it usually ends in /v1; Ollama's own API goes by ollama::).",
-        body=body[:200].decode("utf-8", "replace"),
-    )
-
 
 def _text(content: object) -> str:
     """The text of a content that is a string, null, or a list of parts."""
@@ -174,9 +148,7 @@ def _text(content: object) -> str:
 
 def _usage(value: dict[str, Any]) -> Usage | None:
     usage = value.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    return Usage(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return count_tokens(usage, "prompt_tokens", "completion_tokens") if isinstance(usage, dict) else None
 
 
 def parse_base_url(url: str) -> str:
@@ -187,8 +159,12 @@ def parse_base_url(url: str) -> str:
     ConfigurationError
         It is not an http(s) address.
     """
-    parts = urllib.parse.urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url.strip().strip("\"'"))
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
+    except ValueError:
+        usable = False
+    if not usable:
         raise errors.ConfigurationError(
             f"Not a server's address: {url.rpartition('@')[2]!r}. Write http://host:port/v1, in base_url or "
             "OPENAI_BASE_URL."

@@ -1,0 +1,228 @@
+"""Course: what a batch does, from its beginning to its end, and from which state to which.
+
+::
+
+    running ──► done        every row is answered
+       │   ├──► stopped     everything fails alike, or the items stopped coming; `error` says so
+       │   ├──► cancelled   by hand, by an interrupt, or at the deadline
+       ▼   └──► paused      by hand, or because a worker was ended from outside
+    (resume leads back from each but done, retry_failed from done as well)
+
+The methods without an underscore may be called from any thread, return at once, and may be called twice; what they
+lead to happens on the batch's loop, in the order of the calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any
+
+from . import loop as loops
+from .answers import CANCELLED, FAILED, OK, Answers
+from .frames import Source
+from .loop import call_in, hold_awake, running
+from .news import News
+from .stopwatch import Stopwatch
+from .workers import Workers
+
+log = logging.getLogger("ceylon_nb")
+
+
+class Course:
+    """The course of one batch, on one loop at a time: the one that ran when it began, else the library's own.
+
+    Attributes
+    ----------
+    state : str
+        ``"running"``, ``"paused"``, ``"cancelled"``, ``"stopped"`` or ``"done"``.
+    error : BaseException or None
+        What stopped it.
+    finished : Future
+        Done once the batch has ended, in whatever way; another one after each `resume`.
+    loop : AbstractEventLoop
+        Where it happens.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Any], Awaitable[Any]],
+        source: Source,
+        answers: Answers,
+        news: News,
+        *,
+        max_at_once: int,
+        deadline: float | None,
+    ) -> None:
+        self.state = "cancelled"
+        self.error: BaseException | None = None
+        self.finished = _unfinished()
+        self.loop = running() or loops.background()
+        self.stopwatch = Stopwatch(deadline)
+        self.workers = Workers(
+            call, source, answers, max_at_once, self.stopwatch.left, news.changed, self._settle, self._lost
+        )
+        self._answers = answers
+        self._news = news
+        self._let_go: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+
+    # -- from any thread ----------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Abort what is in flight."""
+        self._move()
+        call_in(self.loop, self._cancel)
+
+    def pause(self) -> None:
+        """Send nothing new."""
+        call_in(self.loop, self._pause)
+
+    def resume(self) -> None:
+        """Go on."""
+        self._move()
+        if self.state != "done":
+            self._reopen()
+        call_in(self.loop, self._resume)
+
+    def retry_failed(self) -> None:
+        """Ask again for what failed."""
+        self._move()
+        if self._answers.counts[FAILED]:
+            self._reopen()
+            call_in(self.loop, self._retry_failed)
+
+    def work_at_once(self, limit: int) -> None:
+        """Have so many rows in flight from now on."""
+        self.workers.limit = limit
+        call_in(self.loop, self.workers.spawn)
+
+    def _move(self) -> None:
+        """Go over to another loop if this one is closed: what ran there has ended with it."""
+        with self._lock:
+            if not self.loop.is_closed():
+                return
+            self.loop = running() or loops.background()
+            self._let_go = None
+            self.stopwatch.stop()
+            self.workers.forget_loop()
+            self._news.forget_loop()
+            if self.state == "running":
+                self.state = "paused"
+
+    def _reopen(self) -> None:
+        """Have whoever waits from now on wait for what comes now."""
+        with self._lock:
+            if self.finished.done():
+                self.finished = _unfinished()
+
+    def _finish(self) -> None:
+        with self._lock:
+            if not self.finished.done():
+                self.finished.set_result(None)
+
+    # -- on the loop --------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        if self.state == "done":
+            self._finish()
+        elif self.state != "running" or self.workers.only_again:
+            if self.workers.stuck:
+                self.workers.ask_again(FAILED)
+            self.workers.ask_again(CANCELLED)
+            self._run()
+
+    def _retry_failed(self) -> None:
+        self.workers.ask_again(FAILED)
+        if self.state == "running":
+            self.workers.spawn()
+        elif self.state != "paused":
+            self._run(only_again=self.state == "cancelled")
+
+    def _run(self, *, only_again: bool = False) -> None:
+        self._reopen()
+        self.error = None
+        if self.state != "running":
+            self.state = "running"
+            self.stopwatch.start(self._cancel)
+        if self._let_go is None:
+            self._let_go = hold_awake(self.loop)
+        self.workers.start(only_again=only_again)
+        self._news.changed()
+        if self.workers.idle:
+            self._settle()
+
+    def _pause(self) -> None:
+        if self.state == "running":
+            self.workers.pulling = False
+            self._stand_still("paused")
+
+    def _cancel(self) -> None:
+        if self.state in ("running", "paused"):
+            self._stand_still("cancelled")
+            self.workers.abort()
+            if self.workers.idle:
+                self._settle()
+
+    def _stand_still(self, state: str) -> None:
+        self.state = state
+        self.stopwatch.stop()
+        if state != "paused":
+            self.stopwatch.rewind()
+        self._news.changed()
+
+    def _lost(self, reason: BaseException, position: int | None) -> None:
+        """A worker was ended by something else than `cancel`: its row waits again, and the batch pauses."""
+        if self.state == "running":
+            where = "while it waited for an item" if position is None else f"at row {position:,}"
+            log.warning(
+                "%r was ended from outside %s (%r): it is paused; resume() goes on", self._news.batch, where, reason
+            )
+        self._pause()
+
+    def _settle(self) -> None:
+        """Decide what it means that no worker is left."""
+        workers = self.workers
+        if self.state in ("running", "paused") and (workers.stuck or not workers.rows_left):
+            self.error = self._reason_to_stop()
+            ended = "cancelled" if workers.only_again else "done"
+            self._stand_still(ended if self.error is None else "stopped")
+        elif self.state == "running":
+            workers.spawn()
+            return
+        if self._let_go is not None:
+            self._let_go()
+            self._let_go = None
+        if self.state != "paused":
+            self._finish()
+        self._news.tell()
+
+    def _reason_to_stop(self) -> BaseException | None:
+        """What to raise at whoever waits: why everything fails alike, or why no more items came."""
+        counts, stuck = self._answers.counts, self.workers.stuck
+        error: BaseException | None = stuck or self.workers.source_error
+        if error is None:
+            return None
+        if stuck:
+            note = (
+                f"{counts[FAILED]:,} rows failed and none succeeded, so the batch stopped. "
+                "Mend the cause; run.resume() then asks for all of them."
+            )
+        else:
+            note = f"The items stopped coming: {counts[OK] + counts[FAILED]:,} answers are in run.frame."
+        while isinstance(error, BaseExceptionGroup):  # a group that leaves a cell can hang the kernel: raise its first
+            error = error.exceptions[0]
+        with contextlib.suppress(AttributeError):  # a frozen exception takes no notes
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+        return error
+
+
+def _unfinished() -> Future[None]:
+    """A future that whoever waits for it cannot cancel."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+    return future

@@ -1,0 +1,55 @@
+"""Stopwatch: how long a batch has worked, and how long it still may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from .loop import clock
+
+
+class Stopwatch:
+    """Counts the seconds between `start` and `stop`, and down from a deadline; both stand still in between.
+
+    Parameters
+    ----------
+    deadline : float or None
+        Seconds that may be worked from a `rewind` on; None for any number.
+    """
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline = self._remaining = float("inf") if deadline is None else deadline
+        self._worked = 0.0
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds worked so far."""
+        return self._worked + self._running()
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._remaining - self._running()
+
+    def start(self, on_deadline: Callable[[], None]) -> None:
+        """Go on; `on_deadline` is called on the running loop when the time is over."""
+        self._since = clock()
+        if self._deadline != float("inf"):
+            self._timer = asyncio.get_running_loop().call_later(self._remaining, on_deadline)
+
+    def stop(self) -> None:
+        """Stand still."""
+        seconds, self._since = self._running(), None
+        self._worked += seconds
+        self._remaining -= seconds
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def rewind(self) -> None:
+        """Give the whole time until the deadline again."""
+        self._remaining = self._deadline
+
+    def _running(self) -> float:
+        return clock() - self._since if self._since is not None else 0.0

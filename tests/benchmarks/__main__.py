@@ -1,0 +1,157 @@
+"""``python -m tests.benchmarks``: runs everything, prints tables, writes a file. Minutes; ``--quick`` takes seconds."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import environment, plan, report, server
+from .child import WARM_UP
+
+RESULTS = environment.HERE / "results.json"
+LONGEST_RUN = 600
+"""Seconds, for one contestant in one round."""
+UNAVAILABLE = 69
+"""`os.EX_UNAVAILABLE`: no compiler, or not Linux."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; 0 whatever the figures say, 1 if a contestant failed, UNAVAILABLE if nothing can be measured here."""
+    arguments = parse(argv)
+    lacking = server.missing()
+    if lacking:
+        print(f"benchmarks: {lacking}.", file=sys.stderr)
+        return UNAVAILABLE
+    size = plan.QUICK if arguments.quick else replace(plan.FULL, rounds=arguments.rounds)
+    peers = not (arguments.quick or arguments.without_peers)
+    python = environment.python_with_peers() if peers else sys.executable
+    load, began = os.getloadavg()[0], time.strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        runs = measure(size, python, arguments.part, peers=peers)
+    except ContestantFailed as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    results = {
+        "began": began,
+        "full": not arguments.quick,
+        "rounds": size.rounds,
+        "machine": {
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            "cpus": len(os.sched_getaffinity(0)),
+            "load": load,
+        },
+        "runs": runs,
+    }
+    file = arguments.json or (None if arguments.quick else RESULTS)
+    if file is not None:
+        file.write_text(json.dumps(results, indent=1))
+    print(report.write(results))
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tiny size, without peers: see that it works")
+    parser.add_argument("--without-peers", action="store_true", help="only what this environment has; makes none")
+    parser.add_argument("--rounds", type=int, default=plan.FULL.rounds, help="how often each contestant runs")
+    parser.add_argument("--part", choices=["http", "engine", "lazy", "import"], help="only this")
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"where all figures go, else {RESULTS.name}")
+    return parser.parse_args(argv)
+
+
+class ContestantFailed(Exception):
+    """A run gave no figures, or did not do what it was asked."""
+
+
+def measure(size: plan.Plan, python: str, part: str | None, *, peers: bool) -> list[report.Run]:
+    """Run every group of contestants in turns, every round."""
+    runs = []
+    with server.running() as load:
+        for group in size.jobs(part, peers=peers):
+            for number in range(size.rounds):
+                for job in group:
+                    print(f"round {number + 1} of {size.rounds}: {_title(job)}", file=sys.stderr)
+                    runs.append({**job, "round": number, **run(python, job, load)})
+    return runs
+
+
+def run(python: str, job: dict[str, Any], load: server.LoadServer) -> dict[str, Any]:
+    """One contestant, once.
+
+    Raises
+    ------
+    ContestantFailed
+        It ended with an error, or did not do what it was asked.
+    """
+    if job["kind"] == "import":
+        return _child([python, "-P", str(environment.HERE / "importing.py"), job["contestant"]], job)
+    load.stats()
+    told = {**job, "base_url": load.base_url(job["delay"])} if job["kind"] == "http" else job
+    figures = _child([python, "-m", "tests.benchmarks.child", json.dumps(told)], job)
+    if job["kind"] == "http":
+        figures["server"] = load.stats()
+    check(job, figures)
+    return figures
+
+
+def check(job: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Hold a run against its job: figures of half a job are no figures.
+
+    Raises
+    ------
+    ContestantFailed
+        Not every prompt was answered, or not by one request, or more at once than allowed.
+    """
+    faults = []
+    if figures["answered"] != job["n"]:
+        faults.append(f"{figures['answered']:,} answers")
+    if "server" in figures:
+        seen = figures["server"]
+        asked = seen["requests"] + seen["refused"] - WARM_UP
+        if asked != job["n"]:
+            faults.append(f"{asked:,} requests")
+        if seen["peak"] > job["at_once"]:
+            faults.append(f"{seen['peak']:,} at once")
+    if faults:
+        raise ContestantFailed(f"{_title(job)}: {', '.join(faults)}.")
+
+
+def _child(command: list[str], job: dict[str, Any]) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=environment.ROOT,
+            env=environment.bare(),
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_RUN,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise ContestantFailed(f"{_title(job)} ended with {error.returncode}:\n{error.stderr}") from error
+    except subprocess.TimeoutExpired as error:
+        raise ContestantFailed(f"{_title(job)} did not end within {LONGEST_RUN} s.") from error
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def _title(job: dict[str, Any]) -> str:
+    parts = [job["kind"], job["contestant"]]
+    if "n" in job:
+        parts.append(f"{job['n']:,} prompts, {job['at_once']:,} at once")
+    if "delay" in job:
+        parts.append(f"{job['delay'] * 1000:g} ms")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

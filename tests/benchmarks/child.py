@@ -1,0 +1,128 @@
+"""One run, in a process of its own: ``python -m tests.benchmarks.child JOB`` prints what it cost, as JSON."""
+
+import asyncio
+import ipaddress
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from . import contestants
+from .meter import Meter
+
+WARM_UP = 8
+"""Prompts answered before the clock starts: imports, and one connection."""
+
+Figures = dict[str, Any]
+
+
+def prompt(number: int) -> str:
+    """One of as many as need be."""
+    return f"Classify the review number {number}: it lasts for days and weighs nothing."
+
+
+async def over_http(job: dict[str, Any]) -> Figures:
+    """Answer every prompt through the load server."""
+    prompts = [
+        f"Classify the review number {number}: it lasts for days and weighs nothing." for number in range(job["n"])
+    ]
+    return await _measured(contestants.OVER_HTTP[job["contestant"]], job, prompts)
+
+
+async def at_once(job: dict[str, Any]) -> Figures:
+    """Answer every item by a function that does so at once."""
+    items = [f"review {number}" for number in range(job["n"])]
+    return await _measured(contestants.AT_ONCE[job["contestant"]], job, items)
+
+
+async def _measured(contestant: contestants.Contestant, job: dict[str, Any], items: list[str]) -> Figures:
+    async with contestant(job.get("base_url", ""), job["at_once"]) as ask:
+        await ask([f"warm-up {number}" for number in range(WARM_UP)])
+        with Meter() as meter:
+            answers = await ask(items)
+    answered = sum(str(answer).startswith(contestants.ANSWER.rstrip(".")) for answer in answers)
+    return {**meter.figures, "answered": answered}
+
+
+async def lazily(job: dict[str, Any]) -> Figures:
+    """Answer items that are made as they are asked for; the frame is built after the clock stopped."""
+    from ceylon_nb import batch
+
+    most_tasks = 0
+
+    def items(n: int) -> Iterator[str]:
+        nonlocal most_tasks
+        for number in range(n):
+            if not number % 1000:
+                most_tasks = max(most_tasks, len(asyncio.all_tasks()))
+            yield prompt(number)
+
+    async def answer(item: str) -> str:
+        await asyncio.sleep(0)
+        return f"{contestants.ANSWER} {item}"
+
+    await batch(answer, items(WARM_UP), max_at_once=job["at_once"], view=None)
+    with Meter() as meter:
+        done = asyncio.Event()
+        run = batch(answer, items(job["n"]), max_at_once=job["at_once"], view=None)
+        run.subscribe(lambda run: done.set() if run.finished else None)
+        await done.wait()
+    with Meter() as framing:
+        answered = len((await run)["reply"].dropna())
+    frame = {f"frame_{name}": framing.figures[name] for name in ("wall", "memory")}
+    return {**meter.figures, **frame, "answered": answered, "tasks": most_tasks}
+
+
+KINDS = {"http": over_http, "engine": at_once, "lazy": lazily}
+
+
+ADDRESSES = {
+    "socket.connect": 1,
+    "socket.sendto": 1,
+    "socket.sendmsg": 1,
+    "socket.getaddrinfo": 0,
+    "socket.gethostbyname": 0,
+}
+"""Audit events that name another end, and the argument that does."""
+
+
+def loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: no contestant speaks to, or even looks up, any other machine.
+
+    Raises
+    ------
+    PermissionError
+        This one would.
+    """
+    if event not in ADDRESSES:
+        return
+    address = arguments[ADDRESSES[event]]
+    if event.startswith("socket.get"):
+        host = address
+    elif isinstance(address, tuple):
+        host = address[0]
+    else:
+        return  # a Unix socket, or connected already
+    if not _is_here(host):
+        raise PermissionError(f"A contestant wanted to talk to {host!r}: benchmarks speak to the loopback alone.")
+
+
+def _is_here(host: str | None) -> bool:
+    try:
+        return host in (None, "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def main() -> None:
+    """Run the job given as JSON."""
+    job = json.loads(sys.argv[1])
+    sys.addaudithook(loopback_only)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    print(json.dumps(asyncio.run(KINDS[job["kind"]](job))))
+
+
+if __name__ == "__main__":
+    main()

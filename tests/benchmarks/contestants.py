@@ -1,0 +1,188 @@
+"""The contestants: each answers a list of prompts over HTTP, or calls a function that answers at once.
+
+Each is an async context manager that makes what is kept between two calls, and gives the function that answers. What
+a contestant needs is imported inside it: nobody pays for another's imports.
+"""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
+
+Ask: TypeAlias = Callable[[Any], Awaitable[list[str]]]
+Contestant: TypeAlias = Callable[[str, int], contextlib.AbstractAsyncContextManager[Ask]]
+"""From base URL (nothing where there is no HTTP) and how many at once."""
+
+ANSWER = "The review is positive."
+
+BARE = "bare aiohttp"
+TRANSPORT = "httpx-aiohttp's transport"
+OURS = "ceylon_nb"
+PEER = "async-batch-llm"
+
+POOL = "bare worker pool"
+OUR_BATCH = "ceylon_nb, batch(fn)"
+OUR_MAP = "ceylon_nb, agent.map"
+
+
+async def pool(ask_one: Callable[[Any], Awaitable[str]], items: Iterable[Any], at_once: int) -> list[str]:
+    """What one would write by hand: workers that pull from one iterator."""
+    import asyncio
+
+    iterator = iter(items)
+    answers = []
+
+    async def work() -> None:
+        for item in iterator:
+            answers.append(await ask_one(item))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(work())
+    return answers
+
+
+def question(prompt: str) -> dict[str, Any]:
+    """The body of a request."""
+    return {"model": "load", "messages": [{"role": "user", "content": prompt}], "stream": False}
+
+
+# -- over HTTP -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def bare_aiohttp(base_url: str, at_once: int) -> AsyncIterator[Ask]:
+    """A session, a worker pool, and the standard library's json."""
+    import aiohttp
+
+    url = base_url + "/chat/completions"
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def ask_one(prompt: str) -> str:
+            async with session.post(url, json=question(prompt)) as response:
+                found: str = (await response.json())["choices"][0]["message"]["content"]
+                return found
+
+        yield lambda prompts: pool(ask_one, prompts, at_once)
+
+
+@contextlib.asynccontextmanager
+async def httpx_aiohttp_transport(base_url: str, at_once: int) -> AsyncIterator[Ask]:
+    """The transport that the library builds on, called directly: what httpx's types add to aiohttp."""
+    import aiohttp
+    import httpx
+    from httpx_aiohttp import AiohttpTransport
+
+    url = httpx.URL(base_url + "/chat/completions")
+    headers = httpx.Headers({"content-type": "application/json"})
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        transport = AiohttpTransport(verify=False, client=session)  # nothing here is https
+
+        async def ask_one(prompt: str) -> str:
+            body = json.dumps(question(prompt)).encode()
+            response = await transport.handle_async_request(httpx.Request("POST", url, headers=headers, content=body))
+            found: str = json.loads(await response.aread())["choices"][0]["message"]["content"]
+            return found
+
+        yield lambda prompts: pool(ask_one, prompts, at_once)
+
+
+@contextlib.asynccontextmanager
+async def ceylon_nb(base_url: str, at_once: int) -> AsyncIterator[Ask]:
+    """The whole path: templates, workers, limits, retry, HTTP, and the frame at the end."""
+    from ceylon_nb import LlmAgent
+
+    agent = LlmAgent("load", "openai::load", base_url=base_url)
+
+    async def ask(prompts: list[str]) -> list[str]:
+        frame = await agent.map(prompts, max_at_once=at_once, view=None)
+        return list(frame["reply"])
+
+    yield ask
+
+
+@contextlib.asynccontextmanager
+async def async_batch_llm(base_url: str, at_once: int) -> AsyncIterator[Ask]:
+    """As its README says it for a server of one's own; it sizes its client's connections by `concurrency`."""
+    from async_batch_llm import llm, process_prompts
+
+    async def ask(prompts: list[str]) -> list[str]:
+        strategy = llm("openai-compatible:load", base_url=base_url, api_key="none")
+        return list((await process_prompts(strategy, prompts, concurrency=at_once)).outputs())
+
+    yield ask
+
+
+OVER_HTTP: dict[str, Contestant] = {
+    BARE: bare_aiohttp,
+    TRANSPORT: httpx_aiohttp_transport,
+    OURS: ceylon_nb,
+    PEER: async_batch_llm,
+}
+
+
+# -- a function that answers at once ---------------------------------------------------------------------------------
+
+
+async def answer_at_once(_: Any) -> str:
+    """What stands where a model would."""
+    return ANSWER
+
+
+@contextlib.asynccontextmanager
+async def bare_pool(_: str, at_once: int) -> AsyncIterator[Ask]:
+    """Nothing but workers."""
+    yield lambda items: pool(answer_at_once, items, at_once)
+
+
+@contextlib.asynccontextmanager
+async def ceylon_nb_batch(_: str, at_once: int) -> AsyncIterator[Ask]:
+    """The engine and the frame."""
+    from ceylon_nb import batch
+
+    async def ask(items: Iterable[Any]) -> list[str]:
+        frame = await batch(answer_at_once, items, max_at_once=at_once, view=None)
+        return list(frame["reply"])
+
+    yield ask
+
+
+@contextlib.asynccontextmanager
+async def ceylon_nb_map(_: str, at_once: int) -> AsyncIterator[Ask]:
+    """All but HTTP: templates, messages, limits, retry, the engine and the frame."""
+    from ceylon_nb import LlmAgent
+
+    agent = LlmAgent("load", answer_at_once)
+
+    async def ask(items: Iterable[Any]) -> list[str]:
+        frame = await agent.map(items, "Classify: {}", max_at_once=at_once, view=None)
+        return list(frame["reply"])
+
+    yield ask
+
+
+@contextlib.asynccontextmanager
+async def async_batch_llm_callable(_: str, at_once: int) -> AsyncIterator[Ask]:
+    """As its README says it for a client of one's own."""
+    from async_batch_llm import CallableStrategy, CallOutcome, process_prompts
+
+    async def invoke(prompt: str, *, attempt: int, timeout: float, state: Any) -> Any:
+        return CallOutcome(ANSWER)
+
+    async def ask(items: Iterable[Any]) -> list[str]:
+        strategy = CallableStrategy(invoke)
+        return list((await process_prompts(strategy, list(items), concurrency=at_once)).outputs())
+
+    yield ask
+
+
+AT_ONCE: dict[str, Contestant] = {
+    POOL: bare_pool,
+    OUR_BATCH: ceylon_nb_batch,
+    OUR_MAP: ceylon_nb_map,
+    PEER: async_batch_llm_callable,
+}
+
+PEERS = (PEER,)
+PEER_MODULES = ("async_batch_llm",)
+"""Those that need an environment of their own."""

@@ -1,0 +1,203 @@
+/* A model server on loopback that costs next to nothing, so that what is measured is the client.
+ *
+ *   POST /d<ms>/v1/chat/completions   the same OpenAI chat completion, <ms> milliseconds after the request
+ *   GET  /stats                       what happened since it was last asked, as JSON
+ *
+ * It prints its port and ends when its standard input closes, so that it cannot outlive whoever started it.
+ * One thread, epoll, no copies; requests need a Content-Length. Built by server.py: cc -O2 load_server.c.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MOST_FDS = 16384, LARGEST_REQUEST = 65536, MOST_EVENTS = 1024 };
+
+static const char COMPLETION[] =
+    "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1732000000,\"model\":\"load\","
+    "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"The review is positive. Its author "
+    "likes how long the battery lasts and how little the device weighs, has nothing to say against the price, and "
+    "would buy it again; only the manual, which is short and poorly translated, is mentioned as a weakness.\","
+    "\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
+    "\"usage\":{\"prompt_tokens\":31,\"completion_tokens\":58,\"total_tokens\":89}}";
+
+typedef struct {
+    unsigned born;  /* tells this connection from an earlier one on the same descriptor */
+    int waiting;    /* a request is being answered; no other is read meanwhile */
+    int length;
+    char in[LARGEST_REQUEST + 1];
+} Connection;
+
+typedef struct {
+    long at;  /* microseconds */
+    int fd;
+    unsigned born;
+} Due;
+
+static Connection *connections[MOST_FDS];
+static Due *heap;  /* binary, by `at` */
+static int heap_length, heap_room, poller;
+static unsigned births;
+static long requests, refused, accepted, in_flight, peak;
+
+static long now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000L + t.tv_nsec / 1000;
+}
+
+static void push(Due due) {
+    if (heap_length == heap_room && !(heap = realloc(heap, (heap_room = heap_room * 2 + 1024) * sizeof due))) abort();
+    int at = heap_length++;
+    for (; at && heap[(at - 1) / 2].at > due.at; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
+    heap[at] = due;
+}
+
+static Due pop(void) {
+    Due first = heap[0], last = heap[--heap_length];
+    int at = 0;
+    for (int child; (child = 2 * at + 1) < heap_length; at = child) {
+        if (child + 1 < heap_length && heap[child + 1].at < heap[child].at) child++;
+        if (heap[child].at >= last.at) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = last;
+    return first;
+}
+
+static void hang_up(int fd) {
+    in_flight -= connections[fd]->waiting;
+    free(connections[fd]);
+    connections[fd] = NULL;
+    close(fd);
+}
+
+/* One answer at a time and smaller than any socket's buffer: it is written whole, or the client is gone. */
+static int answer(int fd, const char *status, const char *body) {
+    char out[2048];
+    int length = snprintf(out, sizeof out,
+                          "HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n%s", status,
+                          strlen(body), body);
+    if (send(fd, out, length, MSG_NOSIGNAL) == length) return 1;
+    hang_up(fd);
+    return 0;
+}
+
+static const char *header(const char *from, const char *end, const char *name) {
+    size_t length = strlen(name);
+    for (const char *line = memchr(from, '\n', end - from); line; line = memchr(line, '\n', end - line))
+        if (++line + length < end && !strncasecmp(line, name, length)) return line + length;
+    return NULL;
+}
+
+/* Takes what has arrived whole; returns 0 if the connection is gone. */
+static int serve(int fd) {
+    Connection *c = connections[fd];
+    while (!c->waiting) {
+        char *end = memmem(c->in, c->length, "\r\n\r\n", 4);
+        if (!end) break;
+        end += 4;
+        const char *size = header(c->in, end, "content-length:");
+        int whole = (int)(end - c->in) + (size ? atoi(size) : 0), delay = 0, matched = 0;
+        if (whole > LARGEST_REQUEST) return hang_up(fd), 0;
+        if (c->length < whole) break;
+        int stats = !strncmp(c->in, "GET /stats ", 11);
+        sscanf(c->in, "POST /d%d/v1/chat/completions %n", &delay, &matched);
+        memmove(c->in, c->in + whole, c->length -= whole);
+        if (stats) {
+            char body[256];
+            snprintf(body, sizeof body, "{\"requests\":%ld,\"refused\":%ld,\"accepted\":%ld,\"peak\":%ld}", requests,
+                     refused, accepted, peak);
+            requests = refused = accepted = 0;
+            peak = in_flight;
+            if (!answer(fd, "200 OK", body)) return 0;
+        } else if (!matched) {
+            refused++;
+            if (!answer(fd, "404 Not Found", "{}")) return 0;
+        } else {
+            requests++;
+            c->waiting = 1;
+            if (++in_flight > peak) peak = in_flight;
+            push((Due){now() + delay * 1000L, fd, c->born});
+        }
+    }
+    if (c->length == LARGEST_REQUEST && !c->waiting) return hang_up(fd), 0;
+    return 1;
+}
+
+static void receive(int fd) {
+    Connection *c = connections[fd];
+    ssize_t got = recv(fd, c->in + c->length, LARGEST_REQUEST - c->length, 0);
+    if (got > 0) {
+        c->length += got;
+        serve(fd);
+    } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+        hang_up(fd);
+    }
+}
+
+static void accept_all(int listener) {
+    for (int fd, yes = 1; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
+        if (fd >= MOST_FDS || !(connections[fd] = calloc(1, sizeof(Connection)))) {
+            close(fd);
+            continue;
+        }
+        connections[fd]->born = ++births;
+        accepted++;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        struct epoll_event event = {EPOLLIN, {.fd = fd}};
+        epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
+    }
+}
+
+static void answer_due(void) {
+    for (long t = now(); heap_length && heap[0].at <= t;) {
+        Due due = pop();
+        Connection *c = connections[due.fd];
+        if (!c || c->born != due.born) continue;
+        c->waiting = 0;
+        in_flight--;
+        if (answer(due.fd, "200 OK", COMPLETION)) serve(due.fd);
+    }
+}
+
+int main(void) {
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof address;
+    if (bind(listener, (void *)&address, size) || listen(listener, 4096) ||
+        getsockname(listener, (void *)&address, &size))
+        return perror("load_server"), 1;
+    printf("%d\n", ntohs(address.sin_port));
+    fflush(stdout);
+
+    poller = epoll_create1(0);
+    struct epoll_event events[MOST_EVENTS] = {{EPOLLIN, {.fd = listener}}, {EPOLLIN, {.fd = STDIN_FILENO}}};
+    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &events[0]);
+    epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &events[1]);
+    for (;;) {
+        long wait = heap_length ? (heap[0].at - now() + 999) / 1000 : -1;
+        int found = epoll_wait(poller, events, MOST_EVENTS, heap_length && wait < 0 ? 0 : (int)wait);
+        for (int i = 0; i < found; i++) {
+            int fd = events[i].data.fd;
+            if (fd == STDIN_FILENO) return 0;
+            if (fd == listener) accept_all(listener);
+            else if (connections[fd]) receive(fd);
+        }
+        answer_due();
+    }
+}

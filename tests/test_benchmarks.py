@@ -1,0 +1,268 @@
+"""The benchmarks run, count honestly, and speak to nobody outside. What they measure is nobody's pass or fail."""
+
+import asyncio
+import http.client
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .benchmarks import __main__ as benchmarks
+from .benchmarks import child, contestants, plan, report, server
+from .benchmarks.meter import Meter
+
+ROOT = Path(__file__).parent.parent
+needs_server = pytest.mark.skipif(server.missing() is not None, reason=str(server.missing()))
+
+
+def run_benchmarks(*options: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.benchmarks", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def ran_well(done: subprocess.CompletedProcess[str], results: Path) -> report.Runs:
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(results.read_text())["runs"]
+    for run in runs:
+        assert run["contestant"] in done.stdout
+        if run["kind"] != "import":
+            assert run["answered"] == run["n"], run
+    return report.Runs(runs)
+
+
+# -- all of it -------------------------------------------------------------------------------------------------------
+
+
+@needs_server
+def test_a_quick_run_measures_everything_but_the_peers(tmp_path):
+    done = run_benchmarks("--quick", "--json", str(tmp_path / "results.json"), timeout=100)
+
+    runs = ran_well(done, tmp_path / "results.json")
+    assert "environment" not in done.stderr, "a quick run makes none"
+    names = {kind: [name for (name,) in runs.where(kind=kind).distinct("contestant")] for kind in child.KINDS}
+    assert names["http"] == [contestants.BARE, contestants.TRANSPORT, contestants.OURS]
+    assert names["engine"] == [contestants.POOL, contestants.OUR_BATCH, contestants.OUR_MAP]
+    for run in runs.where(kind="http").runs:
+        assert run["server"]["peak"] == run["at_once"], "a race in which somebody walks"
+        assert run["server"]["accepted"] <= run["at_once"] + 1, "connections are kept: one more is /stats' own"
+    (lazy,) = runs.where(kind="lazy").runs
+    assert lazy["tasks"] <= lazy["at_once"] + 4
+    (imported,) = runs.where(kind="import", contestant="ceylon_nb").runs
+    assert imported["heavy"] == []
+
+
+@needs_server
+@pytest.mark.peers
+@pytest.mark.timeout(3600)
+def test_a_full_run_measures_the_peers_too(tmp_path):
+    done = run_benchmarks("--json", str(tmp_path / "results.json"), timeout=3600)
+
+    runs = ran_well(done, tmp_path / "results.json")
+    print(done.stdout)
+    for kind in ("http", "engine"):
+        assert runs.where(kind=kind, contestant=contestants.PEER).runs
+    for run in runs.where(kind="http").runs:
+        assert run["server"]["peak"] <= run["at_once"]
+
+
+def test_contestants_take_turns():
+    (race,) = plan.QUICK.jobs("http", peers=True)
+
+    assert [job["contestant"] for job in race] == list(contestants.OVER_HTTP)
+    assert {job["at_once"] for job in race} == {8}
+    assert all(contestants.PEER not in json.dumps(group) for group in plan.FULL.jobs(None, peers=False))
+
+
+# -- honest counting -------------------------------------------------------------------------------------------------
+
+JOB = {"kind": "http", "contestant": "somebody", "n": 100, "at_once": 8, "delay": 0.0}
+SEEN = {"requests": 100 + child.WARM_UP, "refused": 0, "peak": 8}
+
+
+def test_a_run_that_did_its_job_counts():
+    benchmarks.check(JOB, {"answered": 100, "server": SEEN})
+
+
+@pytest.mark.parametrize(
+    ("figures", "fault"),
+    [
+        pytest.param({"answered": 99, "server": SEEN}, "99 answers", id="an answer lost"),
+        pytest.param({"answered": 100, "server": {**SEEN, "requests": 100}}, "92 requests", id="not all asked"),
+        pytest.param({"answered": 100, "server": {**SEEN, "refused": 3}}, "103 requests", id="asked again"),
+        pytest.param({"answered": 100, "server": {**SEEN, "peak": 9}}, "9 at once", id="more at once than allowed"),
+    ],
+)
+def test_a_run_that_did_not_do_its_job_is_no_figure(figures, fault):
+    with pytest.raises(benchmarks.ContestantFailed, match=fault):
+        benchmarks.check(JOB, figures)
+
+
+@needs_server
+def test_a_contestant_that_breaks_down_is_named_with_its_error():
+    with server.running() as load, pytest.raises(benchmarks.ContestantFailed, match=r"(?s)nobody.*KeyError"):
+        benchmarks.run(sys.executable, {**JOB, "contestant": "nobody"}, load)
+
+
+def test_ratios_are_taken_within_a_round():
+    runs = report.Runs(
+        {"round": number, "contestant": name, "n": 1, "cpu": cpu}
+        for number, (slow, fast) in enumerate([(2.0, 1.0), (40.0, 10.0), (3.0, 1.0)])
+        for name, cpu in (("slow", slow), ("fast", fast))
+    )
+
+    ratio = runs.where(contestant="slow").ratio(runs.where(contestant="fast"), report.cpu_each)
+
+    assert ratio == 3.0, "the noisy second round must not decide"
+    assert runs.where(contestant="slow").middle(report.cpu_each) == 3.0
+    assert runs.where(contestant="slow").ratio(runs.where(contestant="absent"), report.cpu_each) is None
+
+
+def test_walls_are_held_against_whole_waves():
+    assert report.over_ideal({"wall": 3.0, "n": 101, "at_once": 100, "delay": 1.0}) == 1.5
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(200e-6, "met"), (230e-6, "missed")])
+def test_the_bar_says_what_was_missed(seconds, verdict):
+    run = {"kind": "http", "contestant": contestants.OURS, "at_once": 100, "delay": 0.0, "round": 0}
+    figures = {
+        "n": 1,
+        "cpu": seconds,
+        "loop": seconds,
+        "wall": 1.0,
+        "freeze": 0.0,
+        "freeze_cpu": 0.0,
+        "memory": 0,
+        "server": SEEN,
+    }
+    machine = {"python": "3", "cpus": 2, "load": 0.0}
+
+    text = report.write({"full": True, "rounds": 1, "machine": machine, "runs": [{**run, **figures}]})
+
+    assert f"| CPU a request, µs, 100 at once | ≤ 220 | {seconds * 1e6:.0f} | {verdict} |" in text
+
+
+def test_the_meter_sees_a_loop_that_stands_still_and_memory_that_came_and_went():
+    async def work() -> dict[str, float]:
+        earlier = bytearray(b"x" * 300_000_000)
+        del earlier
+        with Meter() as meter:
+            await asyncio.sleep(0)
+            sum(number * number for number in range(300_000))
+            block = bytearray(b"x" * 50_000_000)
+            del block
+        return meter.figures
+
+    figures = asyncio.run(work())
+
+    assert figures["freeze_cpu"] > figures["loop"] / 2, "all of it was in one piece"
+    assert figures["freeze"] <= figures["wall"]
+    assert 50_000_000 <= figures["memory"] < 150_000_000
+
+
+# -- nobody outside --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments"),
+    [
+        ("socket.connect", (None, ("192.0.2.1", 80))),
+        ("socket.connect", (None, ("2001:db8::1", 80, 0, 0))),
+        ("socket.sendto", (None, ("192.0.2.1", 53))),
+        ("socket.getaddrinfo", ("api.example.com", 443, 0, 0, 0)),
+    ],
+)
+def test_a_contestant_reaches_no_other_machine(event, arguments):
+    with pytest.raises(PermissionError, match="loopback alone"):
+        child.loopback_only(event, arguments)
+
+
+@pytest.mark.parametrize(
+    ("event", "arguments"),
+    [
+        ("socket.connect", (None, ("127.0.0.1", 80))),
+        ("socket.connect", (None, "/run/some.socket")),
+        ("socket.sendmsg", (None, None)),
+        ("socket.getaddrinfo", ("localhost", 80, 0, 0, 0)),
+        ("open", ("192.0.2.1", "r", 0)),
+    ],
+)
+def test_a_contestant_may_use_the_loopback(event, arguments):
+    child.loopback_only(event, arguments)
+
+
+# -- the load server -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def load() -> Iterator[server.LoadServer]:
+    with server.running() as running:
+        yield running
+
+
+@pytest.fixture
+def connection(load) -> Iterator[http.client.HTTPConnection]:
+    load.stats()
+    address = load.base_url(0).split("/")[2]
+    connection = http.client.HTTPConnection(address, timeout=10)
+    yield connection
+    connection.close()
+
+
+def post(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
+    connection.request("POST", path, body=b'{"messages": []}')
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+@needs_server
+def test_the_load_server_answers_on_one_connection_and_counts(load, connection):
+    bodies = [post(connection, f"/d{delay}/v1/chat/completions") for delay in (0, 1, 0)]
+
+    assert {status for status, _ in bodies} == {200}
+    choice = json.loads(bodies[0][1])["choices"][0]
+    assert choice["message"]["content"].startswith(contestants.ANSWER)
+    assert load.stats() == {"requests": 3, "refused": 0, "accepted": 2, "peak": 1}
+    assert load.stats()["requests"] == 0, "counts begin anew when they were asked for"
+
+
+@needs_server
+def test_the_load_server_refuses_what_it_does_not_know(load, connection):
+    assert post(connection, "/v1/responses")[0] == 404
+    assert load.stats()["refused"] == 1
+
+
+@needs_server
+def test_the_load_server_counts_who_is_waiting_and_forgets_who_left(load):
+    address = load.base_url(0).split("/")[2]
+    waiting = [http.client.HTTPConnection(address, timeout=10) for _ in range(3)]
+    load.stats()
+    for connection in waiting:
+        connection.request("POST", "/d60000/v1/chat/completions", body=b"{}")
+    while load.stats()["peak"] < 3:
+        pass
+    for connection in waiting:
+        connection.close()
+    while load.stats()["peak"]:
+        pass
+
+
+@needs_server
+def test_the_load_server_reads_a_request_in_pieces_and_two_in_one(connection):
+    connection.connect()
+    whole = b"POST /d0/v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+    for piece in (whole[:10], whole[10:-1], whole[-1:] + whole + whole):
+        connection.sock.sendall(piece)
+    received = b""
+    while received.count(b"HTTP/1.1 200 OK") < 3 or not received.endswith(b"}"):
+        received += connection.sock.recv(65536)
+
+
+@needs_server
+def test_the_load_server_ends_with_whoever_started_it():
+    with server.running() as load:
+        load.stats()
+    with pytest.raises(OSError, match="refused"):
+        load.stats()
