@@ -167,9 +167,7 @@ def test_the_line_says_where_a_batch_stands() -> None:
 
     run = batch(fine, ["a\nb"] * 1200, view=None, name="a very long name\nthat goes over a line and then some more")
     run.result()
-    assert re.fullmatch(
-        r"a very long name that goes over a line … · 1,200 of 1,200 · done in [\d.]+ s", line.text(run)
-    )
+    assert re.fullmatch(r"a very long name that goes over a line … · 1,200 of 1,200 · done in [\d.]+ s", line.text(run))
     cancelled = LlmAgent("a", "demo::tutor").map(["x"] * 10, view=None, name="Ask")
     cancelled.cancel()
     cancelled.result()
