@@ -157,7 +157,6 @@ class Course:
 
     def _pause(self) -> None:
         if self.state == "running":
-            self.workers.pulling = False
             self._stand_still("paused")
 
     def _cancel(self) -> None:
@@ -169,6 +168,7 @@ class Course:
 
     def _stand_still(self, state: str) -> None:
         self.state = state
+        self.workers.pulling = False
         self.stopwatch.stop()
         if state != "paused":
             self.stopwatch.rewind()

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import contextvars
 import os
+import signal
 import sys
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from types import FrameType
 from typing import Any, TypeVar
 
 from .errors import WrongLoop
@@ -245,6 +246,8 @@ if hasattr(os, "register_at_fork"):
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for it; also inside a cell, where a loop already runs.
 
+    An interrupt (■, Ctrl-C) cancels the coroutine and waits a bounded time for its end.
+
     Raises
     ------
     WrongLoop
@@ -255,13 +258,12 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         coroutine.close()
         raise WrongLoop("A sync call inside work that runs on the library's own loop would wait for itself: await it.")
     task: asyncio.Task[T] | None = None
-    context = contextvars.copy_context()
     ended = threading.Lock()  # not a Future: an interrupt inside one may leave it locked for good
     ended.acquire()
 
     def start() -> None:
         nonlocal task
-        task = asyncio.get_running_loop().create_task(coroutine, context=context)
+        task = asyncio.get_running_loop().create_task(coroutine)  # in the context of whoever submitted it
         task.add_done_callback(finish)
 
     def finish(done: asyncio.Task[T]) -> None:
@@ -277,14 +279,38 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
     try:
         _submit(start)
-        ended.acquire()
-    except BaseException:  # KeyboardInterrupt: stop the request too, and see it stopped
+        _acquire(ended)
+    except BaseException:  # interrupted: stop the request too, and see it stopped
         if task is None or not task.done():
             _submit(stop)
             ended.acquire(timeout=FAREWELL)
         raise
     assert task is not None
     return task.result()
+
+
+def _acquire(lock: threading.Lock) -> None:
+    """Wait for a lock; SIGINT ends the waiting also where a loop runs.
+
+    There the handler of `asyncio.run`, or ipykernel's for a cell that awaits, leaves everything to the loop, which is
+    what waits here: so what waits is cancelled, as if it had awaited.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main and running() else None
+    if not callable(handler) or handler is signal.default_int_handler:
+        lock.acquire()
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, handler)
+        handler(number, frame)
+        raise asyncio.CancelledError
+
+    try:
+        signal.signal(signal.SIGINT, interrupt)
+        lock.acquire()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 # -- the notebook ----------------------------------------------------------------------------------------------------

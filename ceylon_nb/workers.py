@@ -108,7 +108,6 @@ class Workers:
 
     def abort(self) -> None:
         """Cancel what is in flight, each task once: a second cancel() would leak its connection."""
-        self.pulling = False
         for task in self._tasks:
             self._abort(task)
 

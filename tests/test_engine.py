@@ -17,6 +17,8 @@ from concurrent.futures import Future
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ceylon_nb
 from ceylon_nb import batch, loop
@@ -329,6 +331,9 @@ def test_max_at_once_may_be_changed_while_it_runs():
         await turns()
         assert len(spy.calls) == 21
         spy.peak = 0
+        for n in range(22, 50):
+            spy.let()
+            await spy.until(lambda n=n: len(spy.calls) == n)
         spy.let_all()
         await run
         assert spy.peak == 3
@@ -999,6 +1004,83 @@ def test_nothing_moves_a_batch_that_is_done():
         assert spy.calls == [0, 1, 2]
 
     go(main())
+
+
+OPS = [
+    "let",
+    "let",
+    "let",
+    "turn",
+    "item",
+    "item",
+    "pause",
+    "resume",
+    "cancel",
+    "retry",
+    "fewer",
+    "more",
+    "kill",
+    "see",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.sampled_from(OPS), max_size=40), st.booleans())
+def test_whatever_is_pressed_no_row_is_lost_and_none_is_doubled(ops, streamed):
+    async def main():
+        tasks, items, put = {}, asyncio.Queue(), 0
+        spy = Spy(every_third, held=True)
+
+        async def fn(item):
+            tasks[asyncio.current_task()] = item
+            try:
+                return await spy(item)
+            finally:
+                del tasks[asyncio.current_task()]
+
+        run = batch(fn, from_queue(items) if streamed else range(20), max_at_once=3)
+        for op in ops:
+            match op:
+                case "let":
+                    spy.let()
+                case "item" if put < 20:
+                    items.put_nowait(put)
+                    put += 1
+                case "pause" | "resume" | "cancel":
+                    getattr(run, op)()
+                case "retry":
+                    run.retry_failed()
+                case "fewer" | "more":
+                    run.max_at_once = 1 if op == "fewer" else 5
+                case "kill" if tasks and run.state == "running":
+                    next(iter(tasks)).cancel()
+                case "see":
+                    seen, counts = Counter(statuses(run)), run.counts
+                    assert [seen[name] for name in ("ok", "failed", "cancelled", "waiting")] == [
+                        counts["ok"],
+                        counts["failed"],
+                        counts["cancelled"],
+                        counts["waiting"] + counts["in flight"],
+                    ]
+            await turns(3)
+            assert spy.active <= 5
+        for n in [*range(put, 20), None]:
+            items.put_nowait(n)
+        spy.answer = lambda item: item
+        spy.let_all()
+        while statuses(run) != ["ok"] * 20:
+            run.resume()
+            run.retry_failed()
+            with contextlib.suppress(ValueError):
+                await run
+        assert (run.state, list(run.frame["reply"])) == ("done", list(range(20)))
+        assert sorted([answer.position async for answer in run]) == list(range(20))
+
+    logging.disable()
+    try:
+        go(main())
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 # -- the deadline -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from errno import ECONNREFUSED, ECONNRESET, ENETUNREACH
 
 import pytest
 
@@ -108,18 +109,23 @@ def certificate_error(reason: str) -> ssl.SSLCertVerificationError:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(111, "Connect call failed ('127.0.0.1', 1)"), "Connection refused"),
-        (ConnectionResetError(104, "x"), "Connection reset by peer"),
+        (OSError(ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"), "Connection refused"),
+        (ConnectionResetError(ECONNRESET, "x"), "Connection reset by peer"),
         (
-            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] y"),
+            OSError(f"Multiple exceptions: [Errno {ECONNREFUSED}] x ('::1', 1), [Errno {ECONNREFUSED}] y"),
             "Connection refused",
         ),
-        (OSError("Multiple exceptions: [Errno 111] x, [Errno 101] y"), "Connection refused, Network is unreachable"),
+        (
+            OSError(f"Multiple exceptions: [Errno {ECONNREFUSED}] x, [Errno {ENETUNREACH}] y"),
+            "Connection refused, Network is unreachable",
+        ),
         (certificate_error("self-signed certificate"), "self-signed certificate"),
         (certificate_error("Hostname mismatch."), "Hostname mismatch"),
-        (raised_from(RuntimeError("x"), OSError(111, "y")), "Connection refused"),
+        (raised_from(RuntimeError("x"), OSError(ECONNREFUSED, "y")), "Connection refused"),
         (
-            raised_from(OSError("All failed"), ExceptionGroup("x", [OSError(111, "y"), OSError(101, "z")])),
+            raised_from(
+                OSError("All failed"), ExceptionGroup("x", [OSError(ECONNREFUSED, "y"), OSError(ENETUNREACH, "z")])
+            ),
             "Connection refused",
         ),
         (ValueError("two\n  lines."), "two lines"),
@@ -143,13 +149,13 @@ def test_what_a_tls_library_says() -> None:
 def test_a_cause_that_was_hidden_is_found_and_a_bystander_is_not() -> None:
     def hidden() -> None:
         try:
-            raise OSError(111, "x")
+            raise OSError(ECONNREFUSED, "x")
         except OSError:
             raise RuntimeError("hidden") from None
 
     def bystander() -> None:
         try:
-            raise OSError(111, "x")
+            raise OSError(ECONNREFUSED, "x")
         except OSError:
             raise RuntimeError("its own")  # noqa: B904 - as it happens while something else is handled
 

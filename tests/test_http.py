@@ -18,6 +18,7 @@ import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from errno import ECONNREFUSED, ECONNRESET, ENETUNREACH, EPIPE
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,16 @@ def test_a_redirect_that_leads_nowhere_good_is_an_error(server: ModelServer, loc
         asyncio.run(LlmAgent("a", "ollama::mock", base_url=server.url, api_key=KEY).send_message("hi"))
     assert isinstance(caught.value, (errors.Redirected, errors.BadReply))
     assert server.received == 1
+
+
+def test_a_redirect_leaves_no_connection_behind(server: ModelServer) -> None:
+    async def main() -> None:
+        server.next(faults.body(b"x" * 10_000_000, "text/plain", 307, {"Location": "/moved/api/chat"}))
+        assert (await ask(client(server.url)))[0] == 200
+        await server.until(lambda seen: seen.connections == 1)
+
+    asyncio.run(main(), debug=True)  # in which aiohttp complains of an answer that nobody closed
+    gc.collect()
 
 
 def test_redirects_in_a_circle_end(server: ModelServer) -> None:
@@ -934,36 +945,41 @@ def test_a_thousand_at_once_are_not_queued(server: ModelServer) -> None:
 
 
 def test_closing_what_is_idle_leaves_what_is_not(server: ModelServer) -> None:
+    goes_on = threading.Event()
+
+    async def wait(exchange: Any) -> Any:
+        await asyncio.to_thread(goes_on.wait, TIMEOUT)
+        return await exchange.answer()
+
     async def main() -> None:
         asked = client(server.url)
         await ask(asked)
-        server.next(faults.hang())
+        server.next(Fault("wait", wait, harmless=True))
         asking = asyncio.ensure_future(ask(asked))
         await server.until(lambda seen: seen.active == 1)
         await http.close_idle()
-        assert server.connections == 1
-        asking.cancel()
-        await asyncio.wait([asking])
-        await ask(asked)
+        goes_on.set()
+        assert (await asking)[0] == 200
         await http.close_idle()
         await server.until(lambda seen: seen.connections == 0)
         assert (await ask(asked))[0] == 200
 
     asyncio.run(main())
-    assert server.aborted == 1
+    assert server.served == 3
 
 
-def test_a_loop_closed_without_ceremony_is_forgotten(server: ModelServer) -> None:
-    asked = client(server.url)
-    for _ in range(3):
-        other = asyncio.new_event_loop()
-        other.run_until_complete(ask(asked))
-        for key, pool in http._pools.items():  # its connections, which asyncio leaves open, are not what is tested
-            if key[0] is other:
-                other.run_until_complete(pool.keeper.aclose())
-                break
-        other.close()
-    assert not [key for key in http._pools if key[0].is_closed()]
+def test_a_loop_closed_without_ceremony_is_forgotten() -> None:
+    once = HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}"
+    with RawServer(*[once] * 4) as raw:
+        for _ in range(3):
+            other = asyncio.new_event_loop()
+            other.run_until_complete(ask(client(raw.url)))
+            for _ in range(3):  # asyncio's own way to close a socket takes a step or two
+                other.run_until_complete(asyncio.sleep(0))
+            other.close()
+        assert len(http._pools) == 1
+        answer(raw.url)
+    assert not http._pools
 
 
 SCRIPT = """
@@ -995,9 +1011,6 @@ ENDINGS = {
     "a loop closed after its generators": (
         "loop = asyncio.new_event_loop(); loop.run_until_complete(ask()); "
         "loop.run_until_complete(loop.shutdown_asyncgens()); loop.close()"
-    ),
-    "a stream left early, the loop closed at once": (
-        "loop = asyncio.new_event_loop(); loop.run_until_complete(leave_early()); loop.close()"
     ),
 }
 
@@ -1032,10 +1045,15 @@ def test_an_agent_that_nobody_closes_is_silent(server: ModelServer, provider: st
     server.wait_for(lambda seen: seen.connections == 0)
 
 
-def test_a_loop_that_is_closed_without_its_generators_makes_no_noise(server: ModelServer) -> None:
-    code = "loop = asyncio.new_event_loop(); loop.run_until_complete(ask()); loop.close()"
-    assert run_script(server, "ollama", code).stderr == ""
-    strict = run_script(server, "ollama", code, "-W", "error", "-X", "dev").stderr
+@pytest.mark.parametrize("work", ["ask", "leave_early"])
+@pytest.mark.parametrize("provider", ["ollama", "openai"])
+def test_a_loop_that_is_closed_without_its_generators_makes_no_noise(
+    server: ModelServer, provider: str, work: str
+) -> None:
+    server.token_interval = 0.001
+    code = f"loop = asyncio.new_event_loop(); loop.run_until_complete({work}()); loop.close()"
+    assert run_script(server, provider, code).stderr == ""
+    strict = run_script(server, provider, code, "-W", "error", "-X", "dev").stderr
     assert not re.search("Unclosed|destroyed|never", strict)  # what remains is asyncio's own, of the socket
 
 
@@ -1066,9 +1084,9 @@ def instance(kind: type[BaseException], said: str) -> BaseException:
     if issubclass(kind, aiohttp.ClientConnectorCertificateError):
         return kind(PLACE, ssl.SSLCertVerificationError(1, said))
     if issubclass(kind, aiohttp.client_exceptions.UnixClientConnectorError):
-        return kind("/socket", PLACE, OSError(111, said))
+        return kind("/socket", PLACE, OSError(ECONNREFUSED, said))
     if issubclass(kind, aiohttp.ClientConnectorError):
-        return kind(PLACE, OSError(111, said))
+        return kind(PLACE, OSError(ECONNREFUSED, said))
     if issubclass(kind, aiohttp.ClientResponseError):
         return kind(ASKED, (), status=400, message=said)
     if issubclass(kind, aiohttp.ServerFingerprintMismatch):
@@ -1077,7 +1095,7 @@ def instance(kind: type[BaseException], said: str) -> BaseException:
         asked = httpx.Request("POST", "http://host:1")
         return kind(said, request=asked, response=httpx.Response(500, request=asked))
     if issubclass(kind, OSError):
-        return kind(111, said)
+        return kind(ECONNREFUSED, said)
     return kind(said)
 
 
@@ -1116,20 +1134,20 @@ def test_what_httpx_aiohttp_makes_of_an_error_changes_nothing(kind: type[BaseExc
         (aiohttp.SocketTimeoutError("x"), errors.RequestTimeout),
         (TimeoutError(), errors.RequestTimeout),
         (httpx.ReadTimeout("x"), errors.RequestTimeout),
-        (aiohttp.ClientConnectorError(PLACE, OSError(111, "x")), errors.ConnectionFailed),
+        (aiohttp.ClientConnectorError(PLACE, OSError(ECONNREFUSED, "x")), errors.ConnectionFailed),
         (aiohttp.ClientConnectorDNSError(PLACE, OSError(None, "x")), errors.ConnectionFailed),
         (httpx.ConnectError("x"), errors.ConnectionFailed),
         (httpx.ProxyError("x"), errors.ConnectionFailed),
-        (aiohttp.ClientProxyConnectionError(PLACE, OSError(111, "x")), errors.ConnectionFailed),
+        (aiohttp.ClientProxyConnectionError(PLACE, OSError(ECONNREFUSED, "x")), errors.ConnectionFailed),
         (ssl.SSLError(1, "x"), errors.TLSFailed),
         (aiohttp.ClientConnectorSSLError(PLACE, ssl.SSLError(1, "x")), errors.TLSFailed),
         (aiohttp.ClientConnectorCertificateError(PLACE, ssl.SSLCertVerificationError(1, "x")), errors.TLSFailed),
         (aiohttp.ServerFingerprintMismatch(b"", b"", "host", 1), errors.TLSFailed),
         (aiohttp.ServerDisconnectedError(), errors.ConnectionLost),
-        (aiohttp.ClientOSError(104, "x"), errors.ConnectionLost),
+        (aiohttp.ClientOSError(ECONNRESET, "x"), errors.ConnectionLost),
         (aiohttp.ClientPayloadError("x"), errors.ConnectionLost),
-        (ConnectionResetError(104, "x"), errors.ConnectionLost),
-        (BrokenPipeError(32, "x"), errors.ConnectionLost),
+        (ConnectionResetError(ECONNRESET, "x"), errors.ConnectionLost),
+        (BrokenPipeError(EPIPE, "x"), errors.ConnectionLost),
         (httpx.ReadError("x"), errors.ConnectionLost),
         (httpx.WriteError("x"), errors.ConnectionLost),
         (httpx.RemoteProtocolError("x"), errors.ConnectionLost),
@@ -1155,6 +1173,12 @@ def test_what_is_not_foreign_is_left_alone(mine: BaseException) -> None:
     assert translate(mine, WHERE) is None
 
 
+def test_what_somebody_else_raised_from_a_foreign_error_is_left_alone() -> None:
+    mine = LookupError("x")
+    mine.__cause__ = ssl.SSLError(1, "x")
+    assert translate(mine, WHERE) is None
+
+
 def test_what_the_user_was_handling_does_not_count() -> None:
     """In ``except ssl.SSLError: await agent.send_message(…)`` the second error is its own."""
     late = httpx.ReadTimeout("x")
@@ -1163,16 +1187,10 @@ def test_what_the_user_was_handling_does_not_count() -> None:
 
 
 def test_errors_of_several_addresses_are_told_by_name() -> None:
-    both = OSError(
-        "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 101] Connect call failed"
-    )
-    found = translate(aiohttp.ClientConnectorError(PLACE, both).with_traceback(None), WHERE)
-    caused = aiohttp.ClientConnectorError(PLACE, both)
-    caused.__cause__ = both
-    assert (
-        str(translate(caused, WHERE)) == f"Cannot connect to {WHERE.url}: Connection refused, Network is unreachable."
-    )
-    assert found is not None
+    both = OSError(f"Multiple exceptions: [Errno {ECONNREFUSED}] Connect call failed, [Errno {ENETUNREACH}] the same")
+    found = aiohttp.ClientConnectorError(PLACE, both)
+    found.__cause__ = both
+    assert str(translate(found, WHERE)) == f"Cannot connect to {WHERE.url}: Connection refused, Network is unreachable."
 
 
 def test_no_timeout_known_none_told() -> None:

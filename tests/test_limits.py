@@ -282,8 +282,9 @@ def test_slots_are_shared_by_threads():
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
-    assert_disjoint(sum(taken, []))
-    for each in sum(taken, []):
+    left = [each for mine in taken for each in mine]
+    assert_disjoint(left)
+    for each in left:
         clocks.give_back(*each)
     assert [clocks.reserve(100.0), clocks.reserve(1.0)] == [START, START + 100.0]
 

@@ -1,4 +1,4 @@
-"""The loop: sync calls from anywhere, interrupts that are noticed, deadlines that know of a busy cell, and quiet ends."""
+"""The loop: sync calls from anywhere, interrupts that are noticed, deadlines that know of a busy cell, quiet ends."""
 
 import asyncio
 import contextvars
@@ -169,7 +169,7 @@ async def work():
 try:
     run_sync(work())
 except KeyboardInterrupt:
-    print("interrupted")
+    print("interrupted", flush=True)
 async def others():
     return len(asyncio.all_tasks())
 print(run_sync(others()), "left")
@@ -183,23 +183,68 @@ def test_ctrl_c_ends_the_call_after_its_clean_up():
     assert output(process) == ["cleaned", "interrupted", "1", "left"]
 
 
-def test_ctrl_c_does_not_wait_for_ever():
-    """Not for a clean-up that hangs, and a second one does not wait at all."""
-    began = time.monotonic()
+IN_A_LOOP = """
+import asyncio, signal
+from ceylon_nb.loop import run_sync
+
+async def work():
+    try:
+        print("began", flush=True)
+        await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0.1)
+        print("cleaned")
+
+async def main():
+    assert run_sync(asyncio.sleep(0, "yes")) == "yes"
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        run_sync(work())
+    finally:
+        print(signal.getsignal(signal.SIGINT) == before)
+
+try:
+    asyncio.run(main(), debug=False)  # or it complains of the blocking
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_ends_a_sync_call_that_blocks_a_running_loop():
+    process = python(IN_A_LOOP)
+    assert process.stdout.readline() == "began\n"
+    process.send_signal(signal.SIGINT)
+    assert output(process) == ["cleaned", "True", "interrupted"]
+
+
+def test_after_ctrl_c_a_failing_clean_up_is_no_news():
+    process = python(INTERRUPTED.format(clean_up='raise ValueError("while ending")'))
+    assert process.stdout.readline() == "began\n"
+    process.send_signal(signal.SIGINT)
+    assert output(process) == ["interrupted", "1", "left"]
+
+
+@pytest.mark.parametrize(("signals", "longest"), [(1, 4.0), (2, 1.0)])
+def test_ctrl_c_does_not_wait_for_ever(signals, longest):
+    """Two seconds for a clean-up that hangs, and a second one does not wait at all."""
     process = python(INTERRUPTED.format(clean_up='print("cleaning", flush=True); await asyncio.sleep(10)'))
     assert process.stdout.readline() == "began\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "cleaning\n"
-    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    if signals == 2:
+        process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "interrupted\n"
+    assert time.monotonic() - began < longest
     out, _ = finish(process)
-    assert out.split() == ["interrupted", "2", "left"]
-    assert time.monotonic() - began < 8
+    assert out.split() == ["2", "left"]
 
 
 ANY_MOMENT = """
 import asyncio, inspect, random, signal, threading
-from ceylon_nb.loop import run_sync
+from ceylon_nb.loop import background, run_sync
 
+background()  # asyncio itself cannot be interrupted at any moment while it makes a loop
 armed, ended, counts, dice = False, threading.Event(), {"begun": 0, "ended": 0, "interrupted": 0}, random.Random(1)
 
 def handler(*_):
@@ -250,7 +295,7 @@ def test_call_in_calls_at_once_on_the_loops_own_thread():
     async def main() -> list[int]:
         called: list[int] = []
         call_in(asyncio.get_running_loop(), called.append, 1)
-        return called
+        return list(called)
 
     assert asyncio.run(main()) == [1]
 
@@ -388,8 +433,10 @@ def test_an_answer_that_lies_ready_after_a_stall_is_taken():
         loop.call_at(4, cell)
         with ours, theirs:
             async with patient_timeout(5):
-                head = await loop.sock_recv(ours, 4)
-                return head + await loop.sock_recv(ours, 100)
+                answer = await loop.sock_recv(ours, 100)
+                for _ in range(5):  # a client takes some rounds of the loop to read what is there
+                    await asyncio.sleep(0)
+                return answer
 
     assert virtually(main) == b"the answer"
 
@@ -493,7 +540,7 @@ def test_stopped_it_ends_what_runs_there():
         try:
             await asyncio.Event().wait()
         finally:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.1)
             ended.append("task")
 
     with ThreadPoolExecutor(1) as pool:
@@ -504,6 +551,16 @@ def test_stopped_it_ends_what_runs_there():
         assert ended == ["task", "generator"]
         with pytest.raises(asyncio.CancelledError):
             call.result(5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_ends_its_thread_does_not_end_the_next_call():
+    async def leave() -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run_sync(leave())
+    assert run_sync(where())[0] == "ceylon-nb-loop"
 
 
 def test_stopped_under_calls_none_of_them_hangs():
@@ -520,12 +577,15 @@ def test_stopped_under_calls_none_of_them_hangs():
                 cancelled += 1
         return answered, cancelled
 
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(call) for _ in range(4)]
-        for _ in range(200):
+        for _ in range(500):
             background()
             stop_background()
         over.set()
+        sys.setswitchinterval(switch)
         answered, cancelled = zip(*(each.result(10) for each in calls), strict=True)
     assert sum(answered) > 0
     assert sum(cancelled) > 0
@@ -560,7 +620,7 @@ def call(fails):
 began = threading.Semaphore(0)
 for fails in (False, True):
     threading.Thread(target=call, args=(fails,), daemon=True).start()
-    asyncio.run_coroutine_threadsafe(work(fails), background())
+    background().call_soon_threadsafe(lambda fails=fails: asyncio.ensure_future(work(fails)))
 for _ in range(4):
     began.acquire()
 print("ends")

@@ -137,7 +137,7 @@ def test_the_server_sees_max_at_once_requests_at_a_time(model_server):
 
 def test_cancel_aborts_on_the_server_and_resume_asks_for_the_rest_only(model_server):
     async def main():
-        model_server.next(*[None] * 4, *[faults.hang()] * 4)
+        model_server.plan = lambda request: faults.hang() if request.prompt in ("q4", "q5", "q6", "q7") else None
         run = agent_of(model_server).map(range(20), "q{}", max_at_once=4, view=None)
         await model_server.until(lambda server: server.received == 8)
         run.cancel()
@@ -145,7 +145,7 @@ def test_cancel_aborts_on_the_server_and_resume_asks_for_the_rest_only(model_ser
         await model_server.until(lambda server: server.aborted == 4)
         assert model_server.active == 0
         assert Counter(frame["status"]) == {"ok": 4, "cancelled": 4, "waiting": 12}
-        model_server.faults.clear()
+        model_server.plan = None
         run.resume()
         frame = await run
         assert set(frame["status"]) == {"ok"}

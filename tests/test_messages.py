@@ -141,7 +141,7 @@ def test_good_text_is_sent_as_it_is(text):
 
 @pytest.mark.parametrize("sent", [b"", b"{", b"not json", b'{"a": 1', b"<html>", b'"\xff"', b"\xed\xa0\x80"])
 def test_what_is_not_json(sent):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         decode_json(sent)
 
 
@@ -191,10 +191,10 @@ def test_an_empty_prompt_is_not_sent(prompt):
         (5, "A prompt is a str or a list of messages, not int."),
         (b"Hi", "A prompt is a str or a list of messages, not bytes."),
         ({"role": "user", "content": "Hi"}, "A prompt is a str or a list of messages, not dict."),
-        (["Hi"], 'with text in both, not str.'),
-        ([{"role": "user"}], 'with text in both, not dict.'),
-        ([{"role": "user", "content": 5}], 'with text in both, not dict.'),
-        ([Message("user", 5)], 'with text in both, not Message.'),  # type: ignore[arg-type]
+        (["Hi"], "with text in both, not str."),
+        ([{"role": "user"}], "with text in both, not dict."),
+        ([{"role": "user", "content": 5}], "with text in both, not dict."),
+        ([Message("user", 5)], "with text in both, not Message."),  # type: ignore[arg-type]
         ([Message("tool", "x")], "A message's role is one of system, user, assistant, not 'tool'."),
         ([{"role": "User", "content": "x"}], "A message's role is one of system, user, assistant, not 'User'."),
     ],

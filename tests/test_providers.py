@@ -255,7 +255,7 @@ def test_line_ends_of_other_alphabets_do_not_end_a_line(server: ModelServer, fmt
 
 
 @both_ways
-@pytest.mark.parametrize("junk", ["many", -1, 1.5, True, None, [], 2**70])
+@pytest.mark.parametrize("junk", ["many", -1, 1.5, True, None, [], 2**63, 2**70])
 def test_a_count_that_is_none_is_not_given(server: ModelServer, fmt: str, stream: bool, junk: Any) -> None:
     if fmt == "ollama":
         end = {"message": {"content": "hi"}, "done": True, "done_reason": 7, "model": {}}
@@ -331,14 +331,15 @@ def test_an_answer_without_text_is_an_error(server: ModelServer, stream: bool, c
     )
     error = failure(connect("openai", server), stream=stream)
     assert type(error) is errors.EmptyReply
-    assert "finish_reason: length; raise max_tokens" in str(error)
+    assert "without any text (finish_reason: length)" in str(error)
+    assert str(error).endswith("Raise max_tokens.")
 
 
 def test_a_refusal_is_told(server: ModelServer) -> None:
     server.next(faults.body(openai_answer(None, stream=False, refusal=f"I won't say {KEY}.")))
     error = failure(connect("openai", server))
     assert type(error) is errors.EmptyReply
-    assert "I won't say ***." in str(error)
+    assert str(error).startswith('The model refuses: "I won\'t say ***." (http://127.0.0.1:')
     assert error.body.startswith('{"choices"')
 
 
@@ -506,6 +507,8 @@ def test_a_missing_model_says_where_to_get_it(server: ModelServer, fmt: str, str
         (b"<html><title>404</title>", errors.NotFound),
         (b"no such path: /models/api/chat", errors.NotFound),
         (b"Cannot POST /model/api/chat", errors.NotFound),
+        (b"Cannot POST /mock/api/chat", errors.NotFound),
+        (b"mocked pages only", errors.NotFound),
         (b'{"error": "model \\"x\\" not found, try pulling it first"}', errors.ModelNotFound),
         (b'{"error": {"message": "The model `x` does not exist"}}', errors.ModelNotFound),
         (b'{"message": "No endpoints found for mock."}', errors.ModelNotFound),

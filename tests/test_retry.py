@@ -85,7 +85,10 @@ class Calls:
         return True
 
     def run(
-        self, attempts: int = 3, pause: Callable[[Exception, int], Awaitable[bool]] | None = None, worth: Any = any_fault
+        self,
+        attempts: int = 3,
+        pause: Callable[[Exception, int], Awaitable[bool]] | None = None,
+        worth: Any = any_fault,
     ) -> Any:
         return asyncio.run(retrying(self, attempts=attempts, worth=worth, pause=pause or self.pause))
 

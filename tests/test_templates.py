@@ -252,8 +252,8 @@ EMPTY = [
     np.float64("nan"),
     pd.NA,
     pd.NaT,
-    np.datetime64("NaT"),
-    np.timedelta64("NaT"),
+    np.datetime64("NaT", "s"),
+    np.timedelta64("NaT", "s"),
     Decimal("NaN"),
 ]
 FULL = ["", "nan", "None", 0, 0.0, False, [], {}, math.inf, np.array([math.nan]), np.int64(0), pd.DataFrame(), object()]

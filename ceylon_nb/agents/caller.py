@@ -13,7 +13,7 @@ from ..loop import awake, clock
 from ..messages import Prompt, Reply, as_messages
 from ..policy import check_options
 from ..providers.base import Delta, Provider, Request
-from ..retry import backoff, retrying, time_left, worth_another_try
+from ..retry import attempts_made, backoff, retrying, time_left, worth_another_try
 
 if TYPE_CHECKING:
     from ..http import Transport
@@ -91,13 +91,8 @@ class Caller:
         request = self._request(prompt)
 
         async def once() -> Reply:
-            await self._clocks.turn(self.settings.max_per_minute)
             began = clock()
-            try:
-                reply = await self.provider.complete(request)
-            except RequestError as error:
-                error.latency = clock() - began
-                raise
+            reply = await self.provider.complete(request)
             reply.latency = clock() - began
             return reply
 
@@ -108,7 +103,6 @@ class Caller:
         request = self._request(prompt)
 
         async def begin() -> tuple[AsyncGenerator[Delta, None], Delta]:
-            await self._clocks.turn(self.settings.max_per_minute)
             deltas = self.provider.stream(request)
             try:
                 return deltas, await anext(deltas)
@@ -130,20 +124,32 @@ class Caller:
         return Request(self._model, messages, settings.temperature, settings.max_tokens, settings.timeout)
 
     async def _retrying(self, once: Callable[[], Awaitable[T]], prompt: Prompt) -> T:
+        async def attempt() -> T:
+            await self._clocks.turn(self.settings.max_per_minute)
+            began = clock()
+            try:
+                return await once()
+            except RequestError as error:
+                error.latency = clock() - began
+                if error.retry_after is not None:  # for everybody, also when this was the last attempt
+                    self._clocks.hold_off(error.retry_after)
+                elif isinstance(error, RateLimited):
+                    self._clocks.hold_off(backoff(attempts_made.get()))
+                raise
+
         with awake():
             try:
-                return await retrying(once, attempts=self.settings.attempts, worth=worth_another_try, pause=self._pause)
+                return await retrying(
+                    attempt, attempts=self.settings.attempts, worth=worth_another_try, pause=self._pause
+                )
             except RequestError as error:
                 error.item = prompt
                 raise
 
     async def _pause(self, error: Exception, made: int) -> bool:
-        """Wait before the next attempt; a 429, or any server that names a time, holds the whole endpoint off."""
-        seconds = backoff(made)
-        asked = error.retry_after if isinstance(error, RequestError) else None
-        if asked is not None or isinstance(error, RateLimited):
-            self._clocks.hold_off(seconds if asked is None else asked)
-            seconds = 0.0
+        """Back off before the next attempt, but for an error that holds the endpoint off: the next turn waits then."""
+        held = isinstance(error, RequestError) and (error.retry_after is not None or isinstance(error, RateLimited))
+        seconds = 0.0 if held else backoff(made)
         if max(seconds, self._clocks.held()) > time_left.get()():
             return False
         await asyncio.sleep(seconds)

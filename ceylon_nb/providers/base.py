@@ -82,16 +82,14 @@ def gather_stream(deltas: Iterable[Delta]) -> Reply:
         model, usage = delta.model or model, delta.usage or usage
         finish_reason, raw = delta.finish_reason or finish_reason, delta.raw or raw
     if not any(text):
-        raise errors.EmptyReply(no_text(finish_reason))
+        raise errors.EmptyReply("{}. {}".format(*no_text(finish_reason)))
     return Reply("".join(text), model=model, finish_reason=finish_reason, usage=usage, raw=raw)
 
 
-def no_text(finish_reason: str | None, instead: str = "") -> str:
-    """What is said of an answer without text; `instead` is what there was."""
-    if instead:
-        return f"The model answered without any text: {instead}"
-    advice = "; raise max_tokens" if finish_reason == "length" else ""
-    return f"The model answered without any text, finish_reason: {finish_reason or 'not given'}{advice}"
+def no_text(finish_reason: str | None) -> tuple[str, str]:
+    """What is said of an answer without text, and what to do."""
+    said = f"The model answered without any text (finish_reason: {finish_reason or 'not given'})"
+    return said, "Raise max_tokens." if finish_reason == "length" else "Ask otherwise."
 
 
 # -- what a server says ----------------------------------------------------------------------------------------------
@@ -211,10 +209,12 @@ class Server:
         """The error for a stream that ends before it says so."""
         return self._error(errors.IncompleteReply, "The answer stopped before its end", "Ask again.")
 
-    def without_text(self, body: bytes, finish_reason: str | None, instead: str = "") -> errors.RequestError:
-        """The error for an answer that is none; `instead` is what there was."""
-        said = no_text(finish_reason, self.address.hide(instead))
-        return self._error(errors.EmptyReply, said, "", body)
+    def without_text(self, body: bytes, finish_reason: str | None, refusal: str = "") -> errors.RequestError:
+        """The error for an answer without text; `refusal` is what the model said in its place."""
+        said, advice = no_text(finish_reason)
+        if refusal:
+            said, advice = f'The model refuses: "{self._first_line(refusal.encode())}"', "Ask otherwise."
+        return self._error(errors.EmptyReply, said, advice, body)
 
     def check(self, response: Response, model: str) -> None:
         """Refuse an error status, and what a browser would show.
@@ -238,13 +238,14 @@ class Server:
         kind = _KINDS.get(status) or (
             errors.Redirected if 300 <= status < 400 else errors.ServerError if status >= 500 else errors.StatusError
         )
-        if kind is errors.NotFound and (model in said or re.search(r"\bmodel\b(?!/)", said, re.IGNORECASE)):
+        of_a_model = re.compile(rf"(?<![\w/])(?:model|{re.escape(model)})(?![\w/])", re.IGNORECASE)
+        if kind is errors.NotFound and of_a_model.search(said):
             kind = errors.ModelNotFound
         retry_after = parse_retry_after(response.headers)
         wait = f" The server asks to wait {retry_after:g} s." if retry_after is not None else ""
         target = self.address.hide(mask(response.headers.get("location", ""))) or "no address"
         advice = {
-            errors.ModelNotFound: self.missing_model.format(model=model),
+            errors.ModelNotFound: self.missing_model.replace("{model}", model),
             errors.AuthenticationFailed: self.authentication,
             errors.NotFound: "No chat API answers at this path: check base_url.",
             errors.Redirected: f"The server points to {target}: if you trust it with your key, set base_url to match.",
