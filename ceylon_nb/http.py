@@ -170,7 +170,8 @@ class Client:
     async def _send(self, transport: Transport, body: bytes) -> httpx.Response:
         url = self._url
         for redirects_left in reversed(range(MAX_REDIRECTS + 1)):
-            request = httpx.Request("POST", url, headers=self._headers, content=body, extensions=_EXTENSIONS)
+            extensions = _CONNECTING if self._given else {}
+            request = httpx.Request("POST", url, headers=self._headers, content=body, extensions=extensions)
             response = await transport.handle_async_request(request)
             target = _same_origin_target(url, response)
             if target is None or not redirects_left:
@@ -197,7 +198,7 @@ class Client:
 
 
 _HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
-_EXTENSIONS = {"timeout": {"connect": CONNECT_TIMEOUT, "read": None, "write": None, "pool": None}}
+_CONNECTING = {"timeout": {"connect": CONNECT_TIMEOUT, "read": None, "write": None, "pool": None}}
 
 
 def _same_origin_target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
@@ -269,7 +270,7 @@ async def _pool(url: httpx.URL) -> _Pool:
     if pool is None:
         _forget_closed_loops()
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=_ssl_context(*authorities) if authorities else True),
+            connector=_Connector(limit=0, ssl=_ssl_context(*authorities) if authorities else True),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
             proxy=key[2],
@@ -278,6 +279,13 @@ async def _pool(url: httpx.URL) -> _Pool:
         pool = _pools[key] = _Pool(transport, _keep(key, session))
         await anext(pool.keeper)
     return pool
+
+
+class _Connector(aiohttp.TCPConnector):
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        """As aiohttp; the time for connecting includes looking up the name, and knows of cells that block the loop."""
+        async with patient_timeout(CONNECT_TIMEOUT):
+            return await super().connect(*args, **options)
 
 
 async def _keep(key: _Key, session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

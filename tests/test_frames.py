@@ -190,31 +190,34 @@ def test_what_cannot_be_iterated_over_is_refused(thing):
         frames.source(thing)
 
 
-def test_a_stream_is_let_go_of_with_an_item_that_nobody_took():
-    """Its pending item is awaited in a task of its own, which ends with the stream, quietly."""
+@pytest.mark.parametrize("when", ["on its loop", "after its loop"])
+def test_an_error_of_a_stream_that_nobody_waits_for_any_more_is_not_noise(when, caplog):
+    """Its next item is awaited in a task of its own."""
+
+    async def stream():
+        await asyncio.sleep(0.01)
+        raise OSError("gone")
+        yield
 
     async def main():
-        noise = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
-
-        async def stream():
-            await asyncio.sleep(0.01)
-            raise OSError("gone")
-            yield
-
         source = frames.source(stream())
         pulling = asyncio.ensure_future(source.pull(0))
         await asyncio.sleep(0)
         pulling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await pulling
-        [pending] = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.wait([pending])
-        del source, pulling, pending
-        gc.collect()
-        assert noise == []
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        if when == "on its loop":
+            del source
+            gc.collect()
+        else:
+            kept.append(source)
 
+    kept = []
     asyncio.run(main())
+    kept.clear()
+    gc.collect()
+    assert caplog.records == []
 
 
 # -- frames out -------------------------------------------------------------------------------------------------------

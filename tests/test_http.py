@@ -552,7 +552,7 @@ def test_several_addresses_that_all_refuse_are_one_sentence(closed_port: int) ->
 
 
 def test_a_server_that_never_finishes_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_EXTENSIONS", {"timeout": {"connect": 0.05}})
+    monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.05)
     with RawServer(None) as mute:
         error = failure(mute.url.replace("http:", "https:"))
     assert type(error) is errors.ConnectionTimeout
@@ -668,6 +668,21 @@ def test_a_busy_cell_is_not_the_servers_fault(server: ModelServer, stream: bool)
     server.latency = 0.1
     asyncio.run(main())
     assert server.served == 1
+
+
+@both_ways
+def test_a_busy_cell_while_connecting_is_not_the_servers_fault(
+    server: ModelServer, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        asking = asyncio.ensure_future(ask(client(server.url), stream=stream))
+        while not server.connections and not asking.done():
+            await asyncio.sleep(0)  # until it has begun to connect, and no longer
+        time.sleep(0.1 + 2 * loop.STALL)  # noqa: ASYNC251 - a cell that computes
+        assert (await asking)[0] == 200
+
+    monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.1)
+    asyncio.run(main())
 
 
 # -- cancelled, or left ----------------------------------------------------------------------------------------------

@@ -558,9 +558,14 @@ def test_what_ends_its_thread_does_not_end_the_next_call():
     async def leave() -> None:
         raise SystemExit
 
+    run_sync(where())
+    thread = loops._thread
+    assert thread is not None
     with pytest.raises(SystemExit):
         run_sync(leave())
     assert run_sync(where())[0] == "ceylon-nb-loop"
+    thread.join()
+    assert not thread.is_alive()
 
 
 def test_stopped_under_calls_none_of_them_hangs():

@@ -103,7 +103,7 @@ def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path
             time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: Playwright's sync API keeps a loop running in this thread
 def chromium() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
