@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
-    except CeylonError as error:
+    except BrokenPipeError:  # whoever read along has left
+        sys.stderr.close()
+        return 1
+    except (CeylonError, OSError) as error:
         print(f"ceylon-nb: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
     return status
@@ -98,11 +101,21 @@ def _map(arguments: argparse.Namespace) -> int:
     frame, status = _wait(run)
     labelled = frames.joined(table, frame)
     if arguments.out is None:
-        labelled.to_csv(sys.stdout, index=False)
+        _print_csv(labelled)
     else:
-        frames.write(labelled, arguments.out)
+        try:
+            frames.write(labelled, arguments.out)
+        except OSError as error:  # what was paid for is not lost for want of a file
+            print(f"ceylon-nb: {arguments.out} cannot be written: {error}. Here it is as CSV.", file=sys.stderr)
+            _print_csv(labelled)
+            status = 2
     print(run.summary(), file=sys.stderr)
     return status
+
+
+def _print_csv(table: Any) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(frames.as_csv(table).encode())
 
 
 def _wait(run: Batch) -> tuple[Any, int]:

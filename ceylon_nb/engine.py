@@ -327,10 +327,8 @@ class Batch:
         `gather` and TaskGroup, or kill the kernel.
         """
         self.cancel()
-        done = asyncio.wrap_future(self._course.finished)
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([done], timeout=FAREWELL)
-        done.cancel()
+            await asyncio.wait([asyncio.wrap_future(self._course.finished)], timeout=FAREWELL)
         counts = self._answers.counts
         total = f" of {self.total:,}" if self.total is not None else ""
         text = f"Interrupted: {counts[OK] + counts[FAILED]:,}{total} answers are in run.frame; run.resume() goes on."

@@ -84,7 +84,7 @@ class RequestError(CeylonError):
     Attributes
     ----------
     status : int or None
-        The HTTP status, if the server gave one.
+        The HTTP status of a refusal; None where there was none, or the fault lies in an answer.
     body : str
         The first line of what the server said, keys masked.
     url : str

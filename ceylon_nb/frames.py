@@ -365,10 +365,15 @@ def _objects_in(path: Path) -> Iterator[dict[str, Any]]:
                 yield found
 
 
+def as_csv(frame: pd.DataFrame) -> str:
+    r"""A table as CSV (RFC 4180); were its lines to end in ``\n`` alone, a ``\r`` in a cell would not be quoted."""
+    return frame.to_csv(index=False, lineterminator="\r\n")
+
+
 def write(frame: pd.DataFrame, path: Path) -> None:
     """Write a table to a .csv or .jsonl file, empty cells as nothing and as null."""
     if _check_format(path) == ".csv":
-        frame.to_csv(path, index=False)
+        path.write_text(as_csv(frame), encoding="utf-8", newline="")
         return
     with path.open("w", encoding="utf-8") as file:
         for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):

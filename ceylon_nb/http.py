@@ -30,7 +30,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from . import errors
 from .loop import patient_timeout
-from .urls import Address, proxy_for
+from .urls import Address, mask, proxy_for
 
 Transport: TypeAlias = httpx.AsyncBaseTransport
 
@@ -400,7 +400,9 @@ def translate(
     in_time = "in time" if timeout is None else f"within {timeout:g} s"
     for found, text, kinds in _TRANSLATIONS:
         if isinstance(root, kinds):
-            said = text.format(url=url, in_time=in_time, help=help_connecting, detail=address.hide(errors.detail(root)))
+            said = text.format(
+                url=url, in_time=in_time, help=help_connecting, detail=mask(address.hide(errors.detail(root)))
+            )
             return found(said.strip(), url=url)
     return None
 

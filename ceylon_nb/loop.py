@@ -277,9 +277,12 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
             coroutine.close()
             ended.release()
 
-    try:
+    def begin_and_wait() -> None:
         _submit(start)
-        _acquire(ended)
+        ended.acquire()
+
+    try:
+        _interruptibly(begin_and_wait)
     except BaseException:  # interrupted: stop the request too, and see it stopped
         if task is None or not task.done():
             _submit(stop)
@@ -289,8 +292,8 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def _acquire(lock: threading.Lock) -> None:
-    """Wait for a lock; SIGINT ends the waiting also where a loop runs.
+def _interruptibly(block: Callable[[], None]) -> None:
+    """Call what blocks; SIGINT ends it also where a loop runs.
 
     There the handler of `asyncio.run`, or ipykernel's for a cell that awaits, leaves everything to the loop, which is
     what waits here: so what waits is cancelled, as if it had awaited.
@@ -298,7 +301,7 @@ def _acquire(lock: threading.Lock) -> None:
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main and running() else None
     if not callable(handler) or handler is signal.default_int_handler:
-        lock.acquire()
+        block()
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -308,7 +311,7 @@ def _acquire(lock: threading.Lock) -> None:
 
     try:
         signal.signal(signal.SIGINT, interrupt)
-        lock.acquire()
+        block()
     finally:
         signal.signal(signal.SIGINT, handler)
 

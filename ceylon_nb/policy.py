@@ -29,7 +29,7 @@ def check_options(*, view: object = None, **numbers: object) -> None:
         whole = name in ("max_at_once", "attempts", "max_tokens")
         number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         least = 0 if name == "temperature" else None
-        if not number or not (value > 0 or value == least):  # type: ignore[operator]
+        if not number or not (0 < value < float("inf") or value == least):  # type: ignore[operator]
             wanted = "a whole number from 1" if whole else "a number from 0" if least == 0 else "a number above 0"
             raise ConfigurationError(f"{name} is {wanted}, not {value!r}.")
     if not (view is None or callable(view) or view in VIEWS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable, Mapping
 from typing import Any, Generic, NoReturn, TypeVar
 
 from .loop import awake, cancel_once, end, retrieve
@@ -40,6 +40,8 @@ class Completions(Generic[T]):
         self._given = list(dict.fromkeys(tasks))
         wanted = "tasks or coroutines" + (" (a mapping's keys)" if isinstance(tasks, Mapping) else "")
         for each in self._given:
+            if isinstance(each, AsyncIterable):  # a Batch: to await it is to own it
+                raise TypeError(f"as_completed takes {wanted}; a {type(each).__name__} is read by itself.")
             if not isinstance(each, Awaitable):
                 raise TypeError(f"as_completed takes {wanted}, not {type(each).__name__}: {each!r:.80}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import ipaddress
 import os
 import re
@@ -25,12 +26,25 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(scheme: str, host: str) -> str | None:
-    """The proxy that the environment names for a host (HTTP_PROXY, HTTPS_PROXY, NO_PROXY); never one for loopback."""
+    """The proxy that the environment names for a host (HTTP_PROXY, HTTPS_PROXY, NO_PROXY); never one for loopback.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not an address.
+    """
     name = f"{scheme}_proxy"
     proxy = os.environ.get(name) or os.environ.get(name.upper())
     if not proxy or is_loopback(host) or urllib.request.proxy_bypass(host):
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        usable = urllib.parse.urlsplit(proxy).hostname and urllib.parse.urlsplit(proxy).port != 0
+    except ValueError:
+        usable = False
+    if not usable:  # its value may hold a password
+        raise ConfigurationError(f"{name.upper()} is not a proxy's address: write http://host:port.")
+    return proxy
 
 
 _LOGIN = re.compile(r"(?<=//)[^/?#]*@")
@@ -91,6 +105,12 @@ class Address:
                 "The key holds a character that no key has, such as a line break or a typographic dash: copy it again."
             )
         return cls(url, {"authorization": f"Bearer {key}"}, (key,))
+
+    @property
+    def account(self) -> str:
+        """Who asks: one value for one key or login, from which neither can be read; empty for nobody."""
+        proof = self.headers.get("authorization", "")
+        return hashlib.sha256(proof.encode()).hexdigest() if proof else ""
 
     def hide(self, text: str) -> str:
         """The same text without key and password: for what a server says."""

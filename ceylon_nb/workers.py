@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -212,6 +213,9 @@ class Workers:
             self._at_source = task
             try:
                 found = await self.source.pull(self._next)
+            except SystemExit as error:
+                self.source_error = CeylonError(f"The items wanted to end Python: {error!r}")
+                return None
             except Exception as error:  # noqa: BLE001 - the user's iterator failed: the rows it gave are still answered
                 self.source_error = error
                 return None
@@ -265,6 +269,8 @@ class Workers:
         if isinstance(error, CeylonError):  # its story is told; tracebacks would keep every frame alive
             error.__traceback__ = None
             error.__context__ = error.__cause__ = None
+        else:
+            traceback.clear_frames(error.__traceback__)
         self.answers.set(position, FAILED, error=error, attempts=attempts, latency=took)
 
     def _abort(self, task: asyncio.Task[None]) -> None:
@@ -278,7 +284,7 @@ class Workers:
         self._aborted.discard(task)
         end = asyncio.CancelledError() if task.cancelled() else task.exception()
         position = self.in_flight.pop(task, None)
-        if position is not None and aborted and not self.pulling:
+        if position is not None and aborted and (not self.pulling or self.only_again):
             self.answers.set(position, CANCELLED)
         elif position is not None:
             self._again.appendleft(position)

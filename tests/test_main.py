@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -175,3 +176,38 @@ def test_serve_speaks_both_formats_until_ctrl_c() -> None:
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0
         assert "served 2" in server.stdout.read()
+
+
+def test_line_ends_of_every_kind_survive_the_csv(tmp_path: Path) -> None:
+    table, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    texts = ["a\rb", "a\nb", "a\r\nb", 'a"b,c']
+    write_csv(table, [{"text": text} for text in texts])
+    with ModelServer(reply=lambda messages: f"[{messages[-1]['content']}]", models=["mock"]) as server:
+        for target in (["--out", str(out)], []):
+            command = ["map", str(table), "{text}", "--model", "ollama::mock", "--base-url", server.url, *target]
+            done = subprocess.run(
+                [sys.executable, "-m", "ceylon_nb", *command], capture_output=True, timeout=60, check=True
+            )
+            written = out.read_bytes() if target else done.stdout
+            lines = io.StringIO(written.decode(), newline="")
+            rows = list(csv.DictReader(lines))
+            assert [row["reply"] for row in rows] == [f"[{row['text']}]" for row in rows]
+            assert len(rows) == len(texts)
+
+
+def test_a_disk_that_is_full_loses_no_answer(tmp_path: Path) -> None:
+    table, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    write_csv(table, [{"text": "I love it"}])
+    out.symlink_to("/dev/full")
+    done = ceylon("map", str(table), "Classify the review: {text}", "--model", "demo::instant", "--out", str(out))
+    assert done.returncode == 2
+    assert "No space left" in done.stderr
+    assert "I love it,positive,ok" in done.stdout
+
+
+def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+    with ModelServer() as server:
+        done = ceylon("serve", "--port", server.url.rpartition(":")[2])
+    assert done.returncode == 2
+    assert "in use" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -43,7 +43,7 @@ class Settings:
     temperature: float | None = None
     max_tokens: int | None = None
     api_key: str | None = field(default=None, repr=False)
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)
     timeout: float | None = 600.0
     attempts: int = 3
     max_per_minute: float | None = None
@@ -66,6 +66,9 @@ class Settings:
         if unknown:
             known = ", ".join(each.name for each in fields(self))
             raise ConfigurationError(f"There is no option {min(unknown)!r}. There are {known}.")
+        for name in ("system_prompt", "api_key", "base_url"):
+            if not isinstance(options.get(name), str | None):
+                raise ConfigurationError(f"{name} is a str or None, not {type(options[name]).__name__}.")
         new = replace(self, **options)
         check_options(
             temperature=new.temperature,
@@ -84,7 +87,7 @@ class Caller:
         self.provider = provider
         self.settings = settings
         self._model = model
-        self._clocks = limits.endpoint(provider.base_url, settings.api_key)
+        self._clocks = limits.endpoint(provider.base_url, provider.account)
 
     async def ask(self, prompt: Prompt) -> Reply:
         """The model's reply to a prompt; each attempt takes its turn."""
@@ -110,11 +113,15 @@ class Caller:
                 await deltas.aclose()
                 raise
 
+        began = clock()
         deltas, first = await self._retrying(begin, prompt)
         try:
             yield first
             async for delta in deltas:
                 yield delta
+        except RequestError as error:
+            error.item, error.latency = prompt, clock() - began
+            raise
         finally:
             await deltas.aclose()
 

@@ -56,7 +56,8 @@ class LlmAgent:
 
     Notes
     -----
-    Every call stands alone: no history, unless through `conversation`. An agent may be shared by threads and loops,
+    Every call stands alone: no history, unless through `conversation`. Keys and addresses from the environment are read
+    once, by `build` or at the first call; `build` again reads them anew. An agent may be shared by threads and loops,
     and need not be closed.
     """
 
@@ -85,13 +86,14 @@ class LlmAgent:
         return self._settings.connection in self._providers
 
     def build(self) -> LlmAgent:
-        """Check the settings now instead of at the first call; returns the agent.
+        """Check the settings now instead of at the first call, by the environment as it now is; returns the agent.
 
         Raises
         ------
         ConfigurationError
             The address or the key cannot be right. Nothing is sent to find out.
         """
+        self._providers.pop(self._settings.connection, None)
         self._caller(self._settings)
         return self
 
@@ -240,7 +242,10 @@ class LlmAgent:
 
 
 class Stream(AsyncIterator[str]):
-    """A reply that comes in pieces of text. Leaving the loop early closes the request."""
+    """A reply that comes in pieces of text.
+
+    A loop that is left early closes the request, unless the stream is kept in a variable: `aclose` does it then.
+    """
 
     def __init__(self, deltas: AsyncGenerator[Delta, None]) -> None:
         self._deltas = deltas

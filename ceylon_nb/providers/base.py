@@ -53,11 +53,12 @@ class Provider(Protocol):
 
     Attributes
     ----------
-    base_url : str
-        Whose clocks its requests go by.
+    base_url, account : str
+        Where its requests go, and as whom (no key can be read from it): whose clocks they go by.
     """
 
     base_url: str
+    account: str
 
     async def complete(self, request: Request) -> Reply:
         """Ask, and return when the whole answer is there."""
@@ -123,7 +124,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("retry-after", "").strip()
     try:
         seconds = float(value) if value[:1].isdigit() else _at(value) - _at(headers.get("date"))
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return min(max(seconds, 0.0), LONGEST_HOLD)
 
@@ -145,6 +146,12 @@ _KINDS: dict[int, type[errors.StatusError]] = {
     413: errors.BadRequest,
     422: errors.BadRequest,
     429: errors.RateLimited,
+}
+
+
+_ADVICE = {
+    402: "The account has no credit left: top it up, or ask another model.",
+    408: "The server waited too long for the request: ask again.",
 }
 
 
@@ -252,7 +259,7 @@ class Server:
             errors.RateLimited: f"Lower max_at_once, or set max_per_minute.{wait}",
             errors.ServerError: f"The server's own log says more; ask again, or lower max_at_once.{wait}",
             errors.BadRequest: f"Check the prompt's length, the parameters and the model's name ({model}).",
-        }.get(kind, "")
+        }.get(kind) or _ADVICE.get(status, "The server's documentation says what that means.")
         error = self._error(kind, f'{status}, "{said}"' if said else f"{status}", advice)
         error.status, error.body, error.retry_after = status, said, retry_after
         return error

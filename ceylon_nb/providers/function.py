@@ -20,6 +20,7 @@ class Function:
     def __init__(self, ask: AskFunction) -> None:
         self._ask = ask
         self.name = getattr(ask, "__name__", type(ask).__name__)
+        self.account = ""
         self.base_url = f"function:{self.name}:{id(ask):x}"
 
     async def complete(self, request: Request) -> Reply:

@@ -18,7 +18,7 @@ import orjson
 from .. import errors
 from ..http import Client, Transport
 from ..messages import Reply
-from ..urls import Address
+from ..urls import Address, mask
 from .base import Delta, Request, Server, count_tokens, text_or_none
 from .framing import lines
 
@@ -51,6 +51,7 @@ class Ollama:
         env = os.environ
         self.base_url = parse_host(base_url or env.get("OLLAMA_URL") or env.get("OLLAMA_HOST") or "")
         address = Address.of(self.base_url + PATH, api_key, env.get("OLLAMA_API_KEY"))
+        self.account = address.account
         self._server = Server(
             address,
             missing_model=self.missing_model,
@@ -78,11 +79,15 @@ class Ollama:
         """Ask, and yield one delta for each line of NDJSON."""
         async with await self._client.stream(_body(request, stream=True), timeout=request.timeout) as answer:
             self._server.check(answer.head, request.model)
+            said = False
             async with aclosing(lines(answer.chunks)) as received:
                 async for line in received:
                     if line.strip():
                         delta = self._delta(line)
+                        said = said or bool(delta.text)
                         yield delta
+                        if delta.finish_reason is not None and not said:
+                            raise self._server.without_text(line, delta.finish_reason)
                         if delta.finish_reason is not None:
                             return
         raise self._server.broke_off()
@@ -135,8 +140,8 @@ def parse_host(host: str) -> str:
         name, port = _reachable(parts.hostname or "127.0.0.1"), parts.port or default_port
     except (KeyError, ValueError):
         raise errors.ConfigurationError(
-            f"Not a server's address: {host.rpartition('@')[2]!r}. Write http://host:port, in base_url, OLLAMA_URL or "
-            "OLLAMA_HOST."
+            f"Not a server's address: {mask(host.rpartition('@')[2])!r}. Write http://host:port, in base_url, "
+            "OLLAMA_URL or OLLAMA_HOST."
         ) from None  # the cause would show a password that holds a slash
     return f"{scheme}://{login}{at}{name}:{port}/{parts.path.strip('/')}".rstrip("/")
 

@@ -18,7 +18,7 @@ import orjson
 from .. import errors
 from ..http import Client, Transport
 from ..messages import Reply, Usage
-from ..urls import Address
+from ..urls import Address, mask
 from .base import Delta, Request, Server, count_tokens, text_or_none
 from .framing import events
 
@@ -53,6 +53,7 @@ class OpenAI:
         env = os.environ
         self.base_url = parse_base_url(base_url or env.get("OPENAI_BASE_URL") or OFFICIAL)
         address = Address.of(self.base_url + PATH, api_key, env.get("OPENAI_API_KEY"))
+        self.account = address.account
         self._official = self.base_url == OFFICIAL
         if self._official and not address.headers:
             raise errors.MissingAPIKey(
@@ -80,7 +81,7 @@ class OpenAI:
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield one delta for each server-sent event, until ``[DONE]``."""
-        finished = False
+        reason, said = None, False
         async with await self._client.stream(self._body(request, stream=True), timeout=request.timeout) as answer:
             self._server.check(answer.head, request.model)
             if "event-stream" not in answer.head.headers.get(
@@ -92,14 +93,19 @@ class OpenAI:
             async with aclosing(events(answer.chunks)) as received:
                 async for event in received:
                     if event.strip() == b"[DONE]":
-                        yield Delta(finish_reason=None if finished else "stop")
-                        return
+                        if reason is None:
+                            reason = "stop"
+                            yield Delta(finish_reason=reason)
+                        break
                     if event.strip():
                         delta = self._delta(event)
-                        finished = finished or delta.finish_reason is not None
+                        reason = delta.finish_reason or reason
+                        said = said or bool(delta.text)
                         yield delta
-        if not finished:  # a server may leave out [DONE], or why it stopped, but not both
+        if reason is None:  # a server may leave out [DONE], or why it stopped, but not both
             raise self._server.broke_off()
+        if not said:
+            raise self._server.without_text(b"", reason)
 
     def _whole(self, content: bytes) -> Delta:
         value = self._server.decode(content)
@@ -166,8 +172,8 @@ def parse_base_url(url: str) -> str:
         usable = False
     if not usable:
         raise errors.ConfigurationError(
-            f"Not a server's address: {url.rpartition('@')[2]!r}. Write http://host:port/v1, in base_url or "
-            "OPENAI_BASE_URL."
+            f"Not a server's address: {mask(url.rpartition('@')[2])!r}. Write http://host:port/v1, without a query, in "
+            "base_url or OPENAI_BASE_URL."
         )
     path = parts.path.rstrip("/").removesuffix(PATH) or "/v1"
     return f"{parts.scheme}://{parts.netloc}{path}"
