@@ -61,19 +61,19 @@ _tickers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Ticker] = weakre
 
 
 class _Ticker:
-    """Wakes one loop at 10 Hz while its count is above zero."""
+    """Wakes one loop at 10 Hz while its count is above zero. A loop that is closed meanwhile is not kept."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.handle: asyncio.TimerHandle | None = None
+        self._timer: Callable[[], asyncio.TimerHandle | None] = lambda: None
 
     def tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.handle = loop.call_later(TICK, self.tick, loop)
+        self._timer = weakref.ref(loop.call_later(TICK, self.tick, loop))
 
     def stop(self) -> None:
-        if self.handle is not None:
-            self.handle.cancel()
-            self.handle = None
+        timer = self._timer()
+        if timer is not None:
+            timer.cancel()
 
 
 def hold_awake(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
@@ -82,7 +82,7 @@ def hold_awake(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     if ticker is None:
         ticker = _tickers[loop] = _Ticker()
     ticker.count += 1
-    if ticker.handle is None:
+    if ticker.count == 1:
         ticker.tick(loop)
 
     def let_go() -> None:

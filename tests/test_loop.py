@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -380,6 +381,17 @@ def test_each_loop_has_a_ticker_of_its_own():
         list(pool.map(work, range(8)))
     gc.collect()
     assert not [loop for loop in loops._tickers if loop.is_closed() and loop not in others]
+
+
+def test_a_loop_that_is_closed_while_it_is_held_is_forgotten():
+    async def hold() -> Callable[[], object]:
+        loop = asyncio.get_running_loop()
+        hold_awake(loop)
+        return weakref.ref(loop)
+
+    loop = asyncio.run(hold())
+    gc.collect()
+    assert loop() is None
 
 
 # ---- patient timeouts ----
