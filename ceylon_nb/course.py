@@ -176,7 +176,7 @@ class Course:
 
     def _lost(self, reason: BaseException, position: int | None) -> None:
         """A worker was ended by something else than `cancel`: its row waits again, and the batch pauses."""
-        if self.state == "running":
+        if self.state == "running" and not loops.ending(self.loop):
             where = "while it waited for an item" if position is None else f"at row {position:,}"
             log.warning(
                 "%r was ended from outside %s (%r): it is paused; resume() goes on", self._news.batch, where, reason

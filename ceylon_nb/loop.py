@@ -178,6 +178,7 @@ def retrieve(future: asyncio.Future[Any]) -> None:
 # -- the background loop ---------------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
+_ending: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _thread: threading.Thread | None = None
 _background: asyncio.AbstractEventLoop | None = None
 
@@ -223,6 +224,11 @@ async def _farewell() -> None:
     await end([task for task in asyncio.all_tasks() if task is not asyncio.current_task()])
 
 
+def ending(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this is a background loop that was told to stop: what ends on it then ends in order."""
+    return loop in _ending
+
+
 @atexit.register
 def stop_background() -> None:
     """End the background loop and what runs on it, within two seconds; a later call begins a new one."""
@@ -230,6 +236,7 @@ def stop_background() -> None:
     with _lock:
         loop, thread, _background, _thread = _background, _thread, None, None
     if loop is not None and thread is not None:
+        _ending.add(loop)
         call_in(loop, loop.stop)
         thread.join(FAREWELL + 1)
 

@@ -1,6 +1,8 @@
 """What only shows when the parts meet."""
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
@@ -130,3 +132,21 @@ def test_as_completed_is_not_for_batches() -> None:
 def test_options_that_make_no_sense_are_refused_at_once(options) -> None:
     with pytest.raises(errors.ConfigurationError, match=next(iter(options))):
         LlmAgent("a", "demo::instant", **options)
+
+
+def test_a_streamed_reply_counts_its_attempts(model_server: ModelServer) -> None:
+    model_server.next(faults.status(500))
+    stream = LlmAgent("a", "ollama::mock", base_url=model_server.url).stream("What is AI?")
+
+    async def main() -> None:
+        async for _ in stream:
+            pass
+
+    asyncio.run(main())
+    assert stream.reply.attempts == 2
+
+
+def test_a_script_that_ends_in_the_middle_of_a_batch_ends_quietly() -> None:
+    script = "import asyncio\nfrom ceylon_nb import batch\nbatch(asyncio.sleep, [60] * 20, view=None)\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -13,6 +13,7 @@ from ..loop import awake, clock, run_sync
 from ..messages import Message, Prompt, Reply
 from ..policy import check_options
 from ..providers.base import Delta, Provider, gather_stream
+from ..retry import attempts_made
 from ..templates import Template, TemplateLike
 from ..urls import mask
 from . import models
@@ -278,16 +279,18 @@ class Stream(AsyncIterator[str]):
     async def _run(self) -> AsyncGenerator[str, None]:
         began = clock()
         seen: list[Delta] = []
+        attempts = 1
         try:
             with awake():
                 async for delta in self._deltas:
+                    attempts = attempts if seen else attempts_made.get()
                     seen.append(delta)
                     if delta.text:
                         yield delta.text
         finally:
             await self._deltas.aclose()
         self._reply = gather_stream(seen)
-        self._reply.latency = clock() - began
+        self._reply.latency, self._reply.attempts = clock() - began, attempts
 
 
 class Conversation:
