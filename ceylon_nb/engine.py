@@ -247,10 +247,10 @@ class Batch:
         """
         if running() is not None:
             raise WrongLoop("A loop runs here, and waiting would block it: write `await run`.")
-        self._check_loop()
-        if not (self.finished or self._course.loop.is_running() or self._course.loop is loops.background()):
-            raise WrongLoop("The loop on which this batch runs stands still: write `await run` where it goes on.")
         try:
+            self._check_loop()
+            if not (self.finished or self._course.loop.is_running() or self._course.loop is loops.background()):
+                raise WrongLoop("The loop on which this batch runs stands still: write `await run` where it goes on.")
             self._course.finished.result(timeout)
         except KeyboardInterrupt:
             self.cancel()

@@ -2040,11 +2040,14 @@ def test_result_raises_what_stopped_it():
 
 
 SCRIPT = """
-    import asyncio, ceylon_nb
+    import asyncio, threading, ceylon_nb
+
+    waiting = threading.Event()
 
     async def fn(item):
         if item < 3:
             return item
+        await asyncio.to_thread(waiting.wait)
         print("in flight", flush=True)
         try:
             await asyncio.Event().wait()
@@ -2054,6 +2057,7 @@ SCRIPT = """
 
     run = ceylon_nb.batch(fn, range(10), max_at_once=1)
     try:
+        waiting.set()
         run.result()
     except KeyboardInterrupt:
         print(run, list(run.frame["reply"].dropna()), flush=True)
