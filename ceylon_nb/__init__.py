@@ -5,6 +5,7 @@ from .answers import Answer
 from .engine import Batch, batch
 from .errors import CeylonError
 from .messages import Message, Reply, Usage
+from .nesting import enable_nesting
 from .tasks import as_completed
 
 __version__ = "0.1.0"
@@ -20,4 +21,5 @@ __all__ = [
     "Usage",
     "as_completed",
     "batch",
+    "enable_nesting",
 ]

@@ -23,6 +23,7 @@ from typing import Any
 
 from . import loop as loops
 from .answers import CANCELLED, FAILED, OK, Answers
+from .errors import ungrouped
 from .frames import Source
 from .loop import call_in, hold_awake, running
 from .news import News
@@ -203,9 +204,10 @@ class Course:
     def _reason_to_stop(self) -> BaseException | None:
         """What to raise at whoever waits: why everything fails alike, or why no more items came."""
         counts, stuck = self._answers.counts, self.workers.stuck
-        error: BaseException | None = stuck or self.workers.source_error
-        if error is None:
+        reason = stuck or self.workers.source_error
+        if reason is None:
             return None
+        error = ungrouped(reason)
         if stuck:
             note = (
                 f"{counts[FAILED]:,} rows failed and none succeeded, so the batch stopped. "
@@ -213,8 +215,6 @@ class Course:
             )
         else:
             note = f"The items stopped coming: {counts[OK] + counts[FAILED]:,} answers are in run.frame."
-        while isinstance(error, BaseExceptionGroup):  # a group that leaves a cell can hang the kernel: raise its first
-            error = error.exceptions[0]
         with contextlib.suppress(AttributeError):  # a frozen exception takes no notes
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)

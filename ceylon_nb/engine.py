@@ -21,6 +21,7 @@ from . import loop as loops
 from .answers import CANCELLED, FAILED, OK, Answer, Answers
 from .course import Course
 from .errors import ConfigurationError, WrongLoop
+from .interrupts import explained
 from .loop import FAREWELL, awake, call_in, running
 from .messages import Text
 from .news import Listener, News
@@ -247,16 +248,17 @@ class Batch:
         """
         if running() is not None:
             raise WrongLoop("A loop runs here, and waiting would block it: write `await run`.")
-        try:
-            self._check_loop()
-            if not (self.finished or self._course.loop.is_running() or self._course.loop is loops.background()):
-                raise WrongLoop("The loop on which this batch runs stands still: write `await run` where it goes on.")
-            self._course.finished.result(timeout)
-        except KeyboardInterrupt:
-            self.cancel()
-            with contextlib.suppress(TimeoutError):
-                self._course.finished.result(FAREWELL)
-            raise
+        self._check_loop()
+        if not (self.finished or self._course.loop.is_running() or self._course.loop is loops.background()):
+            raise WrongLoop("The loop on which this batch runs stands still: write `await run` where it goes on.")
+        with explained(self._interrupted):
+            try:
+                self._course.finished.result(timeout)
+            except KeyboardInterrupt:
+                self.cancel()
+                with contextlib.suppress(TimeoutError):
+                    self._course.finished.result(FAREWELL)
+                raise
         return self._outcome()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
@@ -286,54 +288,57 @@ class Batch:
 
     async def _wait(self) -> pd.DataFrame:
         self._check_loop()
-        with awake():
+        with explained(self._interrupted), awake():
             try:
                 await asyncio.wrap_future(self._course.finished)
-            except asyncio.CancelledError as interrupt:
-                await self._stop_for(interrupt)
+            except asyncio.CancelledError:
+                await self._stop()
                 raise
         return self._outcome()
 
     async def _iterate(self, *, owning: bool) -> AsyncGenerator[Answer, None]:
         self._check_loop()
         answers, source, cursor, seen_all = self._answers, self._source, 0, False
-        try:
-            while not seen_all:
-                seen_all = self.finished
-                while cursor < len(answers.log):
-                    cursor += 1
-                    answer = answers.logged(cursor - 1, source.label, source.item)
-                    if answer is not None:
-                        yield answer
-                if not seen_all:
-                    await self._news.wait(functools.partial(self._has_more_than, cursor))
-        except asyncio.CancelledError as interrupt:
-            if owning:
-                await self._stop_for(interrupt)
-            raise
-        finally:
-            if owning and not seen_all:
-                self.cancel()
+        with explained(self._interrupted if owning else self._left_alone, reading=True):
+            try:
+                while not seen_all:
+                    seen_all = self.finished
+                    while cursor < len(answers.log):
+                        cursor += 1
+                        answer = answers.logged(cursor - 1, source.label, source.item)
+                        if answer is not None:
+                            yield answer
+                    if not seen_all:
+                        await self._news.wait(functools.partial(self._has_more_than, cursor))
+            except asyncio.CancelledError:
+                if owning:
+                    await self._stop()
+                raise
+            finally:
+                if owning and not seen_all:
+                    self.cancel()
         if self._course.error is not None:
             raise self._course.error
 
     def _has_more_than(self, cursor: int) -> bool:
         return self.finished or len(self._answers.log) > cursor
 
-    async def _stop_for(self, interrupt: asyncio.CancelledError) -> None:
-        """Cancel, wait a bounded time for the sockets, and dress the interrupt; it stays the very one it is.
-
-        A second interrupt ends the waiting; an exception of our own in its place would break `asyncio.timeout`,
-        `gather` and TaskGroup, or kill the kernel.
-        """
+    async def _stop(self) -> None:
+        """Cancel, and wait a bounded time for the sockets; a second interrupt ends the waiting."""
         self.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([asyncio.wrap_future(self._course.finished)], timeout=FAREWELL)
+
+    def _interrupted(self) -> str:
+        return f"Interrupted: {self._answered()} are in run.frame; run.resume() goes on."
+
+    def _left_alone(self) -> str:
+        return f"Interrupted: the batch itself goes on; {self._answered()} are in run.frame."
+
+    def _answered(self) -> str:
         counts = self._answers.counts
         total = f" of {self.total:,}" if self.total is not None else ""
-        text = f"Interrupted: {counts[OK] + counts[FAILED]:,}{total} answers are in run.frame; run.resume() goes on."
-        interrupt.args = (text,)
-        interrupt._render_traceback_ = lambda text=text: [text]  # type: ignore[attr-defined]
+        return f"{counts[OK] + counts[FAILED]:,}{total} answers"
 
     def _outcome(self) -> pd.DataFrame:
         if self._course.error is not None:

@@ -213,3 +213,29 @@ def detail(error: BaseException) -> str:
             return ", ".join(dict.fromkeys(os.strerror(int(number)) for number in numbers))
     text = getattr(error, "message", "") or str(error) or type(error).__name__
     return " ".join(str(text).split())[:200].rstrip(".")
+
+
+def ungrouped(error: Exception) -> Exception:
+    """The first exception of a group, and of groups in it; any other as it is. No context of it is a group afterwards.
+
+    An ExceptionGroup that leaves a cell can hang the kernel's reply, also as the context of another exception.
+    """
+    first = link = _first(error)
+    seen = {id(first)}
+    while link.__context__ is not None:
+        context = _first(link.__context__)
+        if id(context) in seen:  # it goes round
+            link.__context__ = None
+            break
+        link.__context__ = context
+        seen.add(id(context))
+        link = context
+    return first
+
+
+def _first(error: Any) -> Any:
+    while isinstance(error, BaseExceptionGroup):
+        error, *others = error.exceptions
+        if others:
+            error.add_note(f"Raised together with {', '.join(map(repr, others))}.")
+    return error

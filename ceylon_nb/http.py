@@ -191,10 +191,11 @@ class Client:
         except errors.CeylonError:
             raise
         except Exception as error:
-            found = translate(error, self._address, timeout, self._help_connecting)
+            cause = errors.ungrouped(error)
+            found = translate(cause, self._address, timeout, self._help_connecting)
             if found is None:
                 raise
-            raise found from error
+            raise found from cause
 
 
 _HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}

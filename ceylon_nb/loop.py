@@ -110,8 +110,6 @@ def awake() -> Iterator[None]:
 async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
     """Like `asyncio.timeout`, but a deadline that passes while the loop is blocked moves by as much as it was late.
 
-    When the timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets.
-
     Raises
     ------
     TimeoutError
@@ -121,29 +119,40 @@ async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle
     guard = asyncio.timeout(None)
-
-    def expire(due: float) -> None:
-        nonlocal timer
-        late = loop.time() - due
-        if late > STALL:
-            timer = loop.call_later(late, expire, loop.time() + late)
-        else:
-            guard.reschedule(loop.time())
-
     try:
         async with guard:
-            due = loop.time() + max(seconds, 0.0)
-            timer = loop.call_at(due, expire, due)
+            stop = call_patiently(seconds, lambda: guard.reschedule(loop.time()))
             try:
                 yield
             finally:
-                timer.cancel()
+                stop()
     except TimeoutError as error:
         if guard.expired() and not error.args:
             error.args = (f"Not done within {seconds:g} s.",)
         raise
+
+
+def call_patiently(seconds: float, function: Callable[[], None]) -> Callable[[], None]:
+    """Call `function` on the running loop so many seconds from now; if that comes late, later by as much again.
+
+    When a timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets. Returns what stops
+    it.
+    """
+    loop = asyncio.get_running_loop()
+    due = loop.time() + max(seconds, 0.0)
+    timer: asyncio.TimerHandle
+
+    def ring(due: float) -> None:
+        nonlocal timer
+        late = loop.time() - due
+        if late > STALL:
+            timer = loop.call_later(late, ring, loop.time() + late)
+        else:
+            function()
+
+    timer = loop.call_at(due, ring, due)
+    return lambda: timer.cancel()
 
 
 # -- ending ----------------------------------------------------------------------------------------------------------
@@ -326,14 +335,18 @@ def _interruptibly(block: Callable[[], None]) -> None:
 # -- the notebook ----------------------------------------------------------------------------------------------------
 
 
-def in_kernel() -> bool:
-    """Whether this is a Jupyter kernel's main thread: the place where something can be displayed in a cell."""
-    if "ipykernel" not in sys.modules or threading.current_thread() is not threading.main_thread():
-        return False
+def in_ipython() -> Any:
+    """The IPython shell whose cells run in this thread, the main one; None elsewhere."""
+    if "IPython" not in sys.modules or threading.current_thread() is not threading.main_thread():
+        return None
     from IPython import get_ipython
 
-    shell = get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
+    return get_ipython()  # type: ignore[no-untyped-call, unused-ignore]
+
+
+def in_kernel() -> bool:
+    """Whether this is a Jupyter kernel's main thread: the place where something can be displayed in a cell."""
+    return hasattr(in_ipython(), "kernel")
 
 
 def clock() -> float:

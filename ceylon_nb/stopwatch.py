@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
-from .loop import clock
+from .loop import call_patiently, clock
 
 
 class Stopwatch:
@@ -21,7 +20,7 @@ class Stopwatch:
         self._deadline = self._remaining = float("inf") if deadline is None else deadline
         self._worked = 0.0
         self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._stop_timer: Callable[[], None] | None = None
 
     @property
     def elapsed(self) -> float:
@@ -33,19 +32,19 @@ class Stopwatch:
         return self._remaining - self._running()
 
     def start(self, on_deadline: Callable[[], None]) -> None:
-        """Go on; `on_deadline` is called on the running loop when the time is over."""
+        """Go on; `on_deadline` is called on the running loop when the time is over, a busy cell's not counted."""
         self._since = clock()
         if self._deadline != float("inf"):
-            self._timer = asyncio.get_running_loop().call_later(self._remaining, on_deadline)
+            self._stop_timer = call_patiently(self._remaining, on_deadline)
 
     def stop(self) -> None:
         """Stand still."""
         seconds, self._since = self._running(), None
         self._worked += seconds
         self._remaining -= seconds
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._stop_timer is not None:
+            self._stop_timer()
+            self._stop_timer = None
 
     def rewind(self) -> None:
         """Give the whole time until the deadline again."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable, Mapping
 from typing import Any, Generic, NoReturn, TypeVar
 
+from .interrupts import explained
 from .loop import awake, cancel_once, end, retrieve
 
 T = TypeVar("T")
@@ -63,29 +64,34 @@ class Completions(Generic[T]):
             done.append(future)
             news.set()
 
-        try:
-            for each in self._given:
-                future = asyncio.ensure_future(each, loop=loop)
-                futures.append(future)
-                if future is not each:
-                    started.append(future)
-            for future in futures:
-                future.add_done_callback(ended)
-            for _ in futures:
-                while not done:
-                    news.clear()
-                    with awake():
-                        await news.wait()
-                yield done.popleft()
-        except (asyncio.CancelledError, GeneratorExit) as leaving:
-            interrupted_in_body = consumer is not None and consumer.cancelling() > cancels
-            if interrupted_in_body or isinstance(leaving, asyncio.CancelledError):
-                with contextlib.suppress(asyncio.CancelledError):
-                    await end(futures)
-            raise
-        finally:
-            for future in futures:
-                future.remove_done_callback(ended)
-            for future in started:
-                cancel_once(future)
-                future.add_done_callback(retrieve)
+        def interrupted() -> str:
+            finished = sum(future.done() and not future.cancelled() for future in futures)
+            return f"Interrupted: {finished:,} of {len(futures):,} tasks had ended; the others are cancelled."
+
+        with explained(interrupted, reading=True):
+            try:
+                for each in self._given:
+                    future = asyncio.ensure_future(each, loop=loop)
+                    futures.append(future)
+                    if future is not each:
+                        started.append(future)
+                for future in futures:
+                    future.add_done_callback(ended)
+                for _ in futures:
+                    while not done:
+                        news.clear()
+                        with awake():
+                            await news.wait()
+                    yield done.popleft()
+            except (asyncio.CancelledError, GeneratorExit) as leaving:
+                interrupted_in_body = consumer is not None and consumer.cancelling() > cancels
+                if interrupted_in_body or isinstance(leaving, asyncio.CancelledError):
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await end(futures)
+                raise
+            finally:
+                for future in futures:
+                    future.remove_done_callback(ended)
+                for future in started:
+                    cancel_once(future)
+                    future.add_done_callback(retrieve)

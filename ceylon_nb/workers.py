@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .answers import CANCELLED, FAILED, OK, WAITING, Answers
-from .errors import CeylonError, InvalidItem, RequestError
+from .errors import CeylonError, InvalidItem, RequestError, ungrouped
 from .frames import Source
 from .loop import clock
 from .messages import Reply
@@ -248,7 +248,7 @@ class Workers:
                 raise asyncio.CancelledError from error  # what it says to being cancelled is not the item's failure
             if isinstance(error, SystemExit):
                 error = CeylonError(f"The call wanted to end Python: {error!r}")
-            self._fail(position, item, error, clock() - began)
+            self._fail(position, item, ungrouped(error), clock() - began)
         else:
             attempts, took = attempts_made.get(), clock() - began
             if isinstance(reply, Reply):

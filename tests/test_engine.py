@@ -423,7 +423,7 @@ def test_calls_that_never_wait_leave_the_loop_its_turns():
         (TimeoutError(), "TimeoutError"),
         (StopIteration(), "RuntimeError: coroutine raised StopIteration"),
         (StopAsyncIteration("over"), "StopAsyncIteration: over"),
-        (ExceptionGroup("two", [ValueError(1), TypeError(2)]), "ExceptionGroup: two (2 sub-exceptions)"),
+        (ExceptionGroup("two", [ValueError(1), TypeError(2)]), "ValueError: 1"),
         (asyncio.CancelledError("by itself"), "CeylonError: The call was cancelled from within: by itself"),
         (asyncio.CancelledError(), "CeylonError: The call was cancelled from within"),
         (SystemExit(2), "CeylonError: The call wanted to end Python: SystemExit(2)"),
@@ -631,7 +631,7 @@ def test_a_group_is_raised_as_the_first_in_it():
         run = batch(fn, range(10))
         with pytest.raises(ValueError, match="no"):
             await run
-        assert run.frame["error"][0].startswith("ExceptionGroup")
+        assert run.frame["error"][0] == "ValueError: no 0"
 
     go(main())
 
@@ -1706,7 +1706,7 @@ def test_answers_only_watches():
         watching.cancel()
         with pytest.raises(asyncio.CancelledError) as caught:
             await watching
-        assert caught.value.args == ()
+        assert str(caught.value).startswith("Interrupted: the batch itself goes on; 1 of 20 answers")
         await turns()
         assert (run.state, spy.cancelled) == ("running", 0)
         spy.let_all()

@@ -12,7 +12,7 @@ from errno import ECONNREFUSED, ECONNRESET, ENETUNREACH
 import pytest
 
 from ceylon_nb import errors
-from ceylon_nb.errors import CeylonError, RequestError, causes, detail
+from ceylon_nb.errors import CeylonError, RequestError, causes, detail, ungrouped
 
 
 def tree(root: type[BaseException]) -> Iterator[type[BaseException]]:
@@ -165,3 +165,19 @@ def test_a_cause_that_was_hidden_is_found_and_a_bystander_is_not() -> None:
     with pytest.raises(RuntimeError) as caught:
         bystander()
     assert [type(each) for each in causes(caught.value)] == [RuntimeError]
+
+
+def test_a_group_gives_its_first_exception_and_names_the_others():
+    found = ungrouped(ExceptionGroup("out", [ExceptionGroup("in", [ValueError(1), TypeError(2)]), KeyError(3)]))
+    assert repr(found) == "ValueError(1)"
+    assert found.__notes__ == ["Raised together with TypeError(2)."]
+
+
+def test_no_context_of_what_is_left_is_a_group():
+    last, middle, inner = OSError("last"), ValueError("middle"), KeyError("inner")
+    inner.__context__ = ExceptionGroup("group", [last])
+    middle.__context__ = ExceptionGroup("group", [inner])
+    last.__context__ = middle  # and round it goes
+    found = ungrouped(middle)
+    assert (found, found.__context__, found.__context__.__context__) == (middle, inner, last)
+    assert last.__context__ is None

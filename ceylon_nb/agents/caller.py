@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from .. import limits
-from ..errors import ConfigurationError, RateLimited, RequestError
+from ..errors import ConfigurationError, RateLimited, RequestError, ungrouped
 from ..loop import awake, clock
 from ..messages import Prompt, Reply, as_messages
 from ..policy import check_options
@@ -149,9 +149,11 @@ class Caller:
                 return await retrying(
                     attempt, attempts=self.settings.attempts, worth=worth_another_try, pause=self._pause
                 )
-            except RequestError as error:
-                error.item = prompt
-                raise
+            except Exception as error:  # noqa: BLE001 - raised below, where no group that it was in is its context
+                failure = ungrouped(error)
+        if isinstance(failure, RequestError):
+            failure.item = prompt
+        raise failure
 
     async def _pause(self, error: Exception, made: int) -> bool:
         """Back off before the next attempt, but for an error that holds the endpoint off: the next turn waits then."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from .. import engine, frames
+from ..interrupts import explained
 from ..loop import awake, clock, run_sync
 from ..messages import Message, Prompt, Reply
 from ..policy import check_options
@@ -157,18 +158,20 @@ class LlmAgent:
         InvalidItem
             There is nothing to send.
         """
-        return await self._caller(self._settings).ask(message)
+        with explained(self._interrupted):
+            return await self._caller(self._settings).ask(message)
 
     send_message_async = send_message
     query = send_message
 
     def send_message_sync(self, message: Prompt) -> Reply:
         """Ask, and wait for the answer; in a script, a thread, or a cell, where a loop already runs."""
-        return run_sync(self.send_message(message))
+        with explained(self._interrupted):
+            return run_sync(self.send_message(message))
 
     def stream(self, message: Prompt) -> Stream:
         """Ask, and get the answer in pieces: ``async for text in agent.stream("…")``; `Stream.reply` afterwards."""
-        return Stream(self._caller(self._settings).stream(message))
+        return Stream(self._caller(self._settings).stream(message), self._interrupted)
 
     def conversation(self) -> Conversation:
         """Begin a conversation: its turns see the ones before."""
@@ -229,6 +232,9 @@ class LlmAgent:
             self._providers[settings.connection] = provider
         return Caller(self._model_name, provider, settings)
 
+    def _interrupted(self) -> str:
+        return f"Interrupted before {self.model} had answered: the request is closed."
+
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> LlmAgent:
@@ -248,8 +254,9 @@ class Stream(AsyncIterator[str]):
     A loop that is left early closes the request, unless the stream is kept in a variable: `aclose` does it then.
     """
 
-    def __init__(self, deltas: AsyncGenerator[Delta, None]) -> None:
+    def __init__(self, deltas: AsyncGenerator[Delta, None], interrupted: Callable[[], str]) -> None:
         self._deltas = deltas
+        self._interrupted = interrupted
         self._texts = self._run()
         self._reply: Reply | None = None
 
@@ -281,7 +288,7 @@ class Stream(AsyncIterator[str]):
         seen: list[Delta] = []
         attempts = 1
         try:
-            with awake():
+            with explained(self._interrupted, reading=True), awake():
                 async for delta in self._deltas:
                     attempts = attempts if seen else attempts_made.get()
                     seen.append(delta)
@@ -328,4 +335,5 @@ class Conversation:
 
     def send_sync(self, message: str) -> Reply:
         """As `send`, and wait for it; see `LlmAgent.send_message_sync`."""
-        return run_sync(self.send(message))
+        with explained(self._agent._interrupted):
+            return run_sync(self.send(message))
