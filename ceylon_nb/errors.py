@@ -220,7 +220,8 @@ def ungrouped(error: Exception) -> Exception:
 
     An ExceptionGroup that leaves a cell can hang the kernel's reply, also as the context of another exception.
     """
-    first = link = _first(error)
+    first: Exception = _first(error)
+    link: BaseException = first
     seen = {id(first)}
     while link.__context__ is not None:
         context = _first(link.__context__)
