@@ -1,0 +1,86 @@
+"""Each test here runs in the kernel of this environment; with ``-m kernels`` over the whole matrix instead."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from ceylon_nb.testing import ModelServer
+
+from .environments import IPYKERNELS, PYTHONS, CannotBeMade, interpreter
+from .kernel import Kernel
+
+MATRIX = [f"{ipykernel}-{python}" for ipykernel, python in product(IPYKERNELS, PYTHONS)]
+OLDEST = f"{IPYKERNELS[0]}-{sys.version_info[0]}.{sys.version_info[1]}"
+
+SET_UP = """
+import asyncio, time
+import ceylon_nb
+from ceylon_nb import LlmAgent, as_completed, batch
+agent = LlmAgent("clerk", "ollama::mock")
+def prompts(n): return [f"row {at}" for at in range(n)]
+"""
+
+LEFT_OVER = """[
+    repr(task) for task in asyncio.all_tasks() if "ceylon_nb" in repr(task) or "aiohttp" in repr(task)
+]"""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "python" in metafunc.fixturenames:
+        oldest = [OLDEST] if metafunc.definition.get_closest_marker("slice") else []
+        matrix = [pytest.param(name, marks=pytest.mark.kernels) for name in MATRIX if name not in oldest]
+        metafunc.parametrize("python", ["here", *oldest, *matrix], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def python(request: pytest.FixtureRequest) -> Path:
+    """The Python of an environment; see `environments`."""
+    try:
+        return interpreter(request.param, Path(request.config.cache.mkdir("kernels")))
+    except CannotBeMade as error:
+        if os.environ.get("CI") == "true" and request.param == OLDEST:
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[ModelServer]:
+    with ModelServer(reply="noted") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def module_kernel(
+    python: Path, module_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kernel]:
+    kernel = Kernel(python, OLLAMA_HOST=module_server.url, IPYTHONDIR=str(tmp_path_factory.mktemp("ipython")))
+    try:
+        yield kernel
+    finally:
+        kernel.stop()
+
+
+@pytest.fixture
+def server(module_server: ModelServer) -> ModelServer:
+    """What the kernel's agent asks: at rest, its counters at 0."""
+    module_server.reply, module_server.latency, module_server.token_interval = "noted", 0.0, 0.0
+    module_server.plan = None
+    module_server.faults.clear()
+    module_server.reset()
+    return module_server
+
+
+@pytest.fixture
+def kernel(module_kernel: Kernel, server: ModelServer) -> Iterator[Kernel]:
+    """A kernel with an ``agent`` that asks ``server``. After the test it is in good health, and nothing is left."""
+    assert module_kernel.run(SET_UP).status == "ok"
+    yield module_kernel
+    server.wait_for(lambda seen: seen.active == 0)
+    assert module_kernel.run("await asyncio.sleep(0); 6 * 7").result == "42"
+    assert module_kernel.value(LEFT_OVER) == []
