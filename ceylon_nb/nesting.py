@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import signal
 import sys
 import threading
@@ -21,9 +22,12 @@ from typing import Any, TypeVar
 
 from .errors import ConfigurationError
 from .interrupts import dress
-from .loop import cancel_once, retrieve, running
+from .loop import cancel_once, clock, retrieve, running
 
 T = TypeVar("T")
+
+GRACE = 1.0
+"""Seconds after an interrupt in which another one changes nothing: what was cancelled is given time to end."""
 
 _plain_run: Callable[..., Any] | None = None
 """Python's own `asyncio.run`, once nesting is enabled."""
@@ -115,8 +119,10 @@ def _interruptible(nested: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return nested(loop, task)
             except asyncio.CancelledError as error:
-                if not interrupted() or handler is not signal.default_int_handler:
-                    raise
+                if interrupted():
+                    error._by_sigint = True  # type: ignore[attr-defined]
+                if not hasattr(error, "_by_sigint") or handler is not signal.default_int_handler:
+                    raise  # also out of a nested run in a nested run
                 ended = error
         interrupt = KeyboardInterrupt(*ended.args)  # what a sync cell expects, where an async one is cancelled
         if hasattr(ended, "_render_traceback_"):
@@ -129,22 +135,24 @@ def _interruptible(nested: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _cancelled_by_sigint(loop: asyncio.AbstractEventLoop, task: asyncio.Future[Any]) -> Iterator[Callable[[], bool]]:
-    """The first SIGINT cancels the task; a second one is raised here, should the task not end. Yields whether one came.
+    """SIGINT cancels the task; one after GRACE is raised, should the task not end. Yields whether one came.
 
     The handler that was there is not called: an async cell's would cancel the cell's own task in the midst of its step,
     and the kernel with it.
     """
-    times = 0
+    first = math.inf
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal times
-        times += 1
-        if times > 1:
-            raise KeyboardInterrupt
+        nonlocal first
+        if first < math.inf:
+            if clock() - first > GRACE:
+                raise KeyboardInterrupt
+            return
+        first = clock()
         loop.call_soon_threadsafe(cancel_once, task)
 
     handler = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield lambda: times > 0
+        yield lambda: first < math.inf
     finally:
         signal.signal(signal.SIGINT, handler)
