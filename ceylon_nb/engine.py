@@ -290,6 +290,7 @@ class Batch:
         self._check_loop()
         with explained(self._interrupted), awake():
             try:
+                await loops.load("pandas")
                 await asyncio.wrap_future(self._course.finished)
             except asyncio.CancelledError:
                 await self._stop()

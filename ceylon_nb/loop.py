@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -18,7 +19,8 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
-from types import FrameType
+from concurrent.futures import Future
+from types import FrameType, ModuleType
 from typing import Any, TypeVar
 
 from .errors import WrongLoop
@@ -253,6 +255,7 @@ def stop_background() -> None:
 def _forget_after_fork() -> None:
     global _thread, _background, _lock
     _lock, _thread, _background = threading.Lock(), None, None
+    _imports.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -330,6 +333,29 @@ def _interruptibly(block: Callable[[], None]) -> None:
         block()
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+# -- imports ---------------------------------------------------------------------------------------------------------
+
+_imports: dict[str, Future[ModuleType]] = {}
+
+
+async def load(name: str) -> Any:
+    """Import a module in a thread, so that the loop goes on: the HTTP libraries take 0.2 s, pandas 0.6 s."""
+    with _lock:
+        found = _imports.get(name)
+        if found is None or (found.done() and found.exception()):
+            found = _imports[name] = Future()
+            found.set_running_or_notify_cancel()  # so that whoever waits for it cannot cancel it
+            threading.Thread(target=_import, args=(name, found), name=f"import {name}", daemon=True).start()
+    return found.result() if found.done() else await asyncio.wrap_future(found)
+
+
+def _import(name: str, found: Future[ModuleType]) -> None:
+    try:
+        found.set_result(importlib.import_module(name))
+    except Exception as error:  # noqa: BLE001 - whatever a module raises is for whoever wants it
+        found.set_exception(error)
 
 
 # -- the notebook ----------------------------------------------------------------------------------------------------

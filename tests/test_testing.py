@@ -899,6 +899,7 @@ def test_the_plugin(tmp_path: Path) -> None:
         "    with urllib.request.urlopen(model_server.url + '/api/tags') as response:\n"
         "        assert b'\"m\"' in response.read()\n"
     )
+    (tmp_path / "pytest.ini").write_text("[pytest]")  # whatever lies in the folders above
     options = ["-q", "-W", "error", "--strict-markers", "-p", "ceylon_nb.testing.plugin", "-p", "no:cacheprovider"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tmp_path)],

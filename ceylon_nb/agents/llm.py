@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from .. import engine, frames
 from ..interrupts import explained
-from ..loop import awake, clock, run_sync
+from ..loop import awake, clock, load, run_sync
 from ..messages import Message, Prompt, Reply
 from ..policy import check_options
 from ..providers.base import Delta, Provider, gather_stream
@@ -243,9 +243,8 @@ class LlmAgent:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        from ..http import close_idle
-
-        await close_idle()
+        http = await load("ceylon_nb.http")
+        await http.close_idle()
 
 
 class Stream(AsyncIterator[str]):

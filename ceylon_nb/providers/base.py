@@ -11,11 +11,12 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
+from ..loop import load
 from ..messages import Message, Reply, Usage, decode_json
 from ..urls import Address, mask
 
 if TYPE_CHECKING:
-    from ..http import Response
+    from ..http import Client, Handler, Response, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,51 @@ class Provider(Protocol):
     def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield the answer as it comes; the stream ends well only after a `finish_reason`."""
         ...
+
+
+class Connection:
+    """The way to one address: its `Client`, made when it is first used, as what it is made of takes 0.2 s to import.
+
+    Parameters
+    ----------
+    address : Address
+    transport : httpx.AsyncBaseTransport, optional
+        In place of the default one.
+    handler : callable, optional
+        What answers in place of a server, if there is no transport; see `http.embedded`.
+    help_connecting : str
+        What to do when nobody answers there.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        transport: Transport | None = None,
+        handler: Handler | None = None,
+        help_connecting: str = "",
+    ) -> None:
+        self._address = address
+        self._transport = transport
+        self._handler = handler
+        self._help_connecting = help_connecting
+        self._client: Client | None = None
+
+    async def client(self) -> Client:
+        """What posts there.
+
+        Raises
+        ------
+        ConfigurationError
+            Nobody can be asked at such an address.
+        """
+        if self._client is None:
+            http = await load("ceylon_nb.http")
+            transport = self._transport
+            if transport is None and self._handler is not None:
+                transport = http.embedded(self._handler)
+            self._client = http.Client(self._address, transport=transport, help_connecting=self._help_connecting)
+        return self._client
 
 
 def gather_stream(deltas: Iterable[Delta]) -> Reply:

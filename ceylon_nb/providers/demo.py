@@ -11,13 +11,15 @@ import asyncio
 import re
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..http import Transport, embedded
 from . import demo_tasks
 from .ollama import Ollama
+
+if TYPE_CHECKING:
+    from ..http import Transport
 
 MODELS = ("tutor", "instant")
 BASE_URL = "http://demo.localhost:80"
@@ -36,7 +38,7 @@ class Demo(Ollama):
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None, transport: Transport | None = None):
         del base_url, api_key  # it is here, and open
-        super().__init__(BASE_URL, None, transport or embedded(_serve))
+        super().__init__(BASE_URL, None, transport, handler=_serve)
 
 
 def tokens(text: str) -> list[str]:

@@ -11,16 +11,18 @@ import os
 import urllib.parse
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
 from .. import errors
-from ..http import Client, Transport
 from ..messages import Reply
 from ..urls import Address, mask
-from .base import Delta, Request, Server, count_tokens, text_or_none
+from .base import Connection, Delta, Request, Server, count_tokens, text_or_none
 from .framing import lines
+
+if TYPE_CHECKING:
+    from ..http import Handler, Transport
 
 PATH = "/api/chat"
 
@@ -36,6 +38,8 @@ class Ollama:
         For a server behind a key; without it OLLAMA_API_KEY, unless there is a login in the address.
     transport : httpx.AsyncBaseTransport, optional
         In place of the default one.
+    handler : callable, optional
+        What answers in place of a server, if there is no transport; see `http.embedded`.
 
     Raises
     ------
@@ -46,7 +50,12 @@ class Ollama:
     missing_model: ClassVar = "Fetch it with `ollama pull {model}`; `ollama list` shows what is there."
 
     def __init__(
-        self, base_url: str | None = None, api_key: str | None = None, transport: Transport | None = None
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        transport: Transport | None = None,
+        *,
+        handler: Handler | None = None,
     ) -> None:
         env = os.environ
         self.base_url = parse_host(base_url or env.get("OLLAMA_URL") or env.get("OLLAMA_HOST") or "")
@@ -58,15 +67,17 @@ class Ollama:
             authentication="The server wants a key, or another one: pass api_key or set OLLAMA_API_KEY.",
             dialect="Check base_url (an OpenAI-compatible server goes by openai::).",
         )
-        self._client = Client(
+        self._connection = Connection(
             address,
             transport=transport,
+            handler=handler,
             help_connecting="Is Ollama running there? Start it with `ollama serve`, or set OLLAMA_HOST or base_url.",
         )
 
     async def complete(self, request: Request) -> Reply:
         """Ask for the whole answer at once."""
-        response = await self._client.post(_body(request, stream=False), timeout=request.timeout)
+        client = await self._connection.client()
+        response = await client.post(_body(request, stream=False), timeout=request.timeout)
         self._server.check(response, request.model)
         delta = self._delta(response.content)
         if delta.finish_reason is None:
@@ -77,7 +88,8 @@ class Ollama:
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield one delta for each line of NDJSON."""
-        async with await self._client.stream(_body(request, stream=True), timeout=request.timeout) as answer:
+        client = await self._connection.client()
+        async with await client.stream(_body(request, stream=True), timeout=request.timeout) as answer:
             self._server.check(answer.head, request.model)
             said = False
             async with aclosing(lines(answer.chunks)) as received:

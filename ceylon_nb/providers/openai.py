@@ -11,16 +11,18 @@ import urllib.parse
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from .. import errors
-from ..http import Client, Transport
 from ..messages import Reply, Usage
 from ..urls import Address, mask
-from .base import Delta, Request, Server, count_tokens, text_or_none
+from .base import Connection, Delta, Request, Server, count_tokens, text_or_none
 from .framing import events
+
+if TYPE_CHECKING:
+    from ..http import Transport
 
 OFFICIAL = "https://api.openai.com/v1"
 PATH = "/chat/completions"
@@ -66,7 +68,7 @@ class OpenAI:
             authentication="Check the key: pass api_key or set OPENAI_API_KEY.",
             dialect="Check base_url: it usually ends in /v1 (Ollama's own API goes by ollama::).",
         )
-        self._client = Client(
+        self._connection = Connection(
             address,
             transport=transport,
             help_connecting="Check that the server runs and that base_url (or OPENAI_BASE_URL) is its address.",
@@ -74,7 +76,8 @@ class OpenAI:
 
     async def complete(self, request: Request) -> Reply:
         """Ask for the whole answer at once."""
-        response = await self._client.post(self._body(request, stream=False), timeout=request.timeout)
+        client = await self._connection.client()
+        response = await client.post(self._body(request, stream=False), timeout=request.timeout)
         self._server.check(response, request.model)
         delta = self._whole(response.content)
         return Reply(delta.text, model=delta.model, finish_reason=delta.finish_reason, usage=delta.usage, raw=delta.raw)
@@ -82,7 +85,8 @@ class OpenAI:
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield one delta for each server-sent event, until ``[DONE]``."""
         reason, said = None, False
-        async with await self._client.stream(self._body(request, stream=True), timeout=request.timeout) as answer:
+        client = await self._connection.client()
+        async with await client.stream(self._body(request, stream=True), timeout=request.timeout) as answer:
             self._server.check(answer.head, request.model)
             if "event-stream" not in answer.head.headers.get(
                 "content-type", "event-stream"

@@ -1,0 +1,107 @@
+"""The Python snippets of two documents, by their headings.
+
+``overview.md`` and ``examples.md`` are the documents of the system that this library re-implements, word for word and
+with their mistakes: test data, not to be formatted or mended. Here the name to import is changed, and nothing else;
+``corrections.py`` holds the mistakes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from .corrections import IN_EXAMPLES, IN_OVERVIEW, Correction
+
+HERE = Path(__file__).parent
+
+
+class Document:
+    """The snippets of one document, and which of them are tested.
+
+    Attributes
+    ----------
+    originals : dict of str to str
+        Each heading's snippet, with this library's name.
+    left_out : dict of str to str
+        Those that are not tested: the heading, and why.
+    is_intact : bool
+        Whether the file is word for word what it was.
+    tested, shown_wrong : set of str
+        Headings for which there are tests: of the snippet, in its right form; of what is wrong with the original.
+    """
+
+    def __init__(self, file: str, sha256: str, corrections: Sequence[Correction], left_out: Mapping[str, str]) -> None:
+        text = (HERE / file).read_bytes()
+        self.is_intact = hashlib.sha256(text).hexdigest() == sha256
+        self.originals: dict[str, str] = {}
+        for heading, code in python_blocks(text.decode()):
+            assert heading not in self.originals, f"two snippets under {heading!r}"
+            self.originals[heading] = re.sub(r"\bceylon(ai_next)?(?= import|\.)", "ceylon_nb", code)
+        self.corrections = corrections
+        self.left_out = dict(left_out)
+        self.tested: set[str] = set()
+        self.shown_wrong: set[str] = set()
+
+    def right(self, heading: str) -> str:
+        """The snippet under a heading, corrected where that is due."""
+        code = self.originals[heading]
+        for correction in self.corrections:
+            if correction.heading == heading:
+                assert code.count(correction.wrong) == 1, f"{correction.wrong!r} is not once under {heading!r}"
+                code = code.replace(correction.wrong, correction.right)
+        return code
+
+    def shows(self, heading: str) -> pytest.MarkDecorator:
+        """Give a test the snippet under a heading in its right form, as `code`."""
+        self.tested.add(heading)
+        return _code(heading, self.right(heading))
+
+    def shows_wrong(self, heading: str) -> pytest.MarkDecorator:
+        """Give a test the original of a snippet that is wrong, as `code`."""
+        self.shown_wrong.add(heading)
+        return _code(heading, self.originals[heading])
+
+    def check(self) -> None:
+        """Fail if the document was changed, a snippet is forgotten, or corrected without a test of why."""
+        assert self.is_intact, "a formatter, perhaps: some format the Python in Markdown, too"
+        assert self.tested | self.left_out.keys() == self.originals.keys()
+        assert not self.tested & self.left_out.keys()
+        assert self.shown_wrong == {correction.heading for correction in self.corrections}
+
+
+def python_blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Each fenced block of Python in a Markdown text, with the heading that it stands under."""
+    heading = ""
+    tokens = MarkdownIt().parse(text)
+    for i, token in enumerate(tokens):
+        if token.type == "heading_open":
+            heading = tokens[i + 1].content
+        elif token.type == "fence" and token.info.strip() == "python":
+            yield heading, token.content
+
+
+def _code(heading: str, code: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("code", [pytest.param(code, id=heading)])
+
+
+OVERVIEW = Document(
+    "overview.md",
+    "aefcb884305779aca40e06021851f5b550cdc92e7df98d6cae8994f263094514",
+    IN_OVERVIEW,
+    left_out={
+        "Async Message Handlers": "Agent is still to come",
+        "Async Actions": "Agent is still to come",
+    },
+)
+
+EXAMPLES = Document(
+    "examples.md",
+    "6a44eb497f123cf824cfe7a3da82384b2181ccb51f522a02b5c2f6d3fd9d0a96",
+    IN_EXAMPLES,
+    left_out={"3. Use synchronous handlers for custom agents": "Agent is still to come"},
+)

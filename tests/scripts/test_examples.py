@@ -1,0 +1,115 @@
+"""Each snippet of examples.md does what the text around it promises; they are parts of a cell."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import ceylon_nb
+from ceylon_nb.testing import ModelServer, faults
+
+from .running import AGENT, answer_in_groups, run_cell, when
+from .snippets import EXAMPLES
+
+ADDRESS = "OLLAMA_URL"
+
+GEMMA = AGENT.replace("llama3.2", "gemma3")  # the model that the document asks for
+
+shows, shows_wrong = EXAMPLES.shows, EXAMPLES.shows_wrong
+
+
+def asked(server: ModelServer) -> list[str]:
+    """The prompts, sorted; each went alone."""
+    assert all(len(request.messages) == 1 for request in server.requests)
+    return sorted(request.prompt for request in server.requests)
+
+
+def test_no_snippet_is_forgotten() -> None:
+    EXAMPLES.check()
+    for heading, why in EXAMPLES.left_out.items():
+        assert re.search(r"\bAgent\b", EXAMPLES.originals[heading]), why
+    assert not hasattr(ceylon_nb, "Agent"), "it has come: so must the snippets that were left out for want of it"
+
+
+@shows("Demo 1: Concurrent Queries")
+def test_concurrent_queries(code: str, server: ModelServer) -> None:
+    answer_in_groups(server, 3, of=3)
+    names = run_cell(GEMMA + 'questions = ["Q1", "Q2", "Q3"]\n' + code)
+    assert names["responses"] == ["<Q1>", "<Q2>", "<Q3>"]
+    assert server.peak == 3
+    assert {request.body["model"] for request in server.requests} == {"gemma3:latest"}
+
+
+@shows("Demo 2: Streaming Responses")
+def test_responses_as_they_complete(code: str, server: ModelServer) -> None:
+    """Answered out of order, each when the one before it has been shown."""
+    shown: list[str] = []
+    order = ["Q3", "Q1", "Q2"]
+    server.plan = lambda request: when(lambda: len(shown) >= order.index(request.prompt))
+    tasks = f"tasks = {{asyncio.create_task(agent.send_message_async(q)): q for q in {sorted(order)}}}\n"
+    run_cell(GEMMA + tasks + code.replace("# Display response immediately", "show(response)"), show=shown.append)
+    assert shown == ["<Q3>", "<Q1>", "<Q2>"]
+
+
+@shows("Demo 3: Batch Processing")
+def test_batches(code: str, server: ModelServer) -> None:
+    check_batches(code, server, "batch_size = 4\n", 4)
+
+
+@shows("5. Control concurrency for large batches")
+def test_batches_of_five(code: str, server: ModelServer) -> None:
+    check_batches(code, server, "", 5)
+
+
+def check_batches(code: str, server: ModelServer, before: str, size: int) -> None:
+    answer_in_groups(server, size, of=12)
+    queries = [f"Q{i:02}" for i in range(12)]
+    names = run_cell(GEMMA + before + f"queries = {queries}\n" + code)
+    assert names["results"] == [f"<{query}>" for query in names["batch"]]  # the last one's
+    assert asked(server) == queries
+    assert server.peak == size
+
+
+@shows("Demo 4: Error Handling")
+def test_errors_are_raised(code: str, server: ModelServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.next(None, faults.status(400, '{"error": "not today"}'))
+    names = run_cell(GEMMA + 'query = "Hello"\n' + code)
+    assert names["response"] == "<Hello>"
+    assert capsys.readouterr().out == ""
+    run_cell(GEMMA + 'query = "Hello"\n' + code)
+    said = capsys.readouterr().out
+    assert said.startswith("Failed: ")
+    assert "not today" in said
+
+
+@shows_wrong("Demo 4: Error Handling")
+def test_a_block_of_a_comment_does_not_compile(code: str) -> None:
+    with pytest.raises(SyntaxError, match="expected an indented block after 'except'"):
+        run_cell(code)
+
+
+@shows("1. Use `send_message_async()` for LLM operations")
+def test_send_message_async(code: str, server: ModelServer) -> None:
+    server.models = ("model",)
+    assert run_cell("import ceylon_nb\n" + code)["response"] == "<query>"
+    assert server.served == 1
+
+
+@shows("2. Leverage `asyncio.gather()` for concurrent operations")
+def test_gather(code: str, server: ModelServer) -> None:
+    answer_in_groups(server, 4, of=4)
+    names = run_cell(GEMMA + "queries = [str(i) for i in range(4)]\n" + code)
+    assert names["results"] == ["<0>", "<1>", "<2>", "<3>"]
+    assert server.peak == 4
+
+
+@shows("4. Handle errors with `return_exceptions=True`")
+def test_errors_among_results(code: str, server: ModelServer, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = faults.status(400, '{"error": "not today"}')
+    server.plan = lambda request: refused if request.prompt == "Q2" else None
+    run_cell(GEMMA + 'tasks = [agent.send_message_async(q) for q in ("Q1", "Q2", "Q3")]\n' + code)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert (first, third) == ("Success: <Q1>", "Success: <Q3>")
+    assert second.startswith("Error: ")
+    assert "not today" in second
