@@ -21,7 +21,7 @@ from . import loop as loops
 from .answers import CANCELLED, FAILED, OK, Answer, Answers
 from .course import Course
 from .errors import ConfigurationError, WrongLoop
-from .interrupts import explained
+from .interrupts import explained, listen
 from .loop import FAREWELL, awake, call_in, running
 from .messages import Text
 from .news import Listener, News
@@ -106,6 +106,7 @@ def start(
     subtitle: str = "",
 ) -> Batch:
     """Begin a batch of a call that has its own policy: what `batch` and `LlmAgent.map` are doors to."""
+    listen()
     run = Batch(call, source, max_at_once=max_at_once, deadline=deadline, title=title, subtitle=subtitle)
     run.resume()
     if callable(view):

@@ -4,7 +4,8 @@
   `asyncio.timeout`, `gather` and TaskGroup, or kill the kernel: so it is dressed, and let through.
 * Where another CancelledError reaches the cell (a TaskGroup raises its own, so does `wait_for` on Python 3.11, and in
   the body of an ``async for`` it is the user's await that is interrupted), the cell's traceback is asked for: IPython
-  calls `_show`, which dresses that one too.
+  calls `show`, which dresses that one too.
+* A second and a third press, while the first one is dealt with, change nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from .loop import in_ipython, running
+from .kernel import ignore_repeats, in_ipython
+from .loop import running
 
 _shell: Any = None
 """The IPython whose tracebacks of interrupts we are asked for."""
@@ -38,7 +40,7 @@ def explained(line: Callable[[], str], *, reading: bool = False) -> Iterator[Non
     reading : bool
         The block is a generator's: the line is true, too, of an interrupt of the loop that reads it.
     """
-    _listen()
+    listen()
     reader = asyncio.current_task() if reading else None
     if reader is not None:
         _open.setdefault(reader, []).append(line)
@@ -63,8 +65,8 @@ def dress(interrupt: BaseException, line: str) -> None:
         _said = _shell.execution_count, line
 
 
-def _listen() -> None:
-    """Ask IPython, once, to call us for the traceback of a CancelledError; for others it calls whom it called before.
+def listen() -> None:
+    """In IPython, once: be asked for the traceback of a CancelledError, and have a kernel survive repeated interrupts.
 
     Also mends IPython where an ExceptionGroup is the first error of a kernel: it looks for a traceback that was never
     kept, and the cell never ends.
@@ -76,6 +78,13 @@ def _listen() -> None:
     _shell = shell
     if not hasattr(shell, "_last_traceback"):
         shell._last_traceback = None
+    _show_interrupts(shell)
+    if hasattr(getattr(shell, "kernel", None), "_cancel_on_sigint"):
+        _survive_repeats(shell.kernel)
+
+
+def _show_interrupts(shell: Any) -> None:
+    """Have IPython call us for the traceback of a CancelledError; for others it calls whom it called before."""
     others, handler = shell.custom_exceptions, shell.CustomTB
 
     def show(
@@ -97,3 +106,22 @@ def _listen() -> None:
         return shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
 
     shell.set_custom_exc((*others, asyncio.CancelledError), show)
+
+
+def _survive_repeats(kernel: Any) -> None:
+    """Have a kernel ignore further presses of ■ while it replies to an async cell that was interrupted.
+
+    ipykernel is open to them from the cell's end on, and where one hits it there is no reply, and no next cell.
+    """
+    cancel_on_sigint = kernel._cancel_on_sigint
+
+    @contextmanager
+    def cancel_once_on_sigint(cell: asyncio.Task[Any]) -> Iterator[None]:
+        try:
+            with cancel_on_sigint(cell):
+                yield
+        finally:
+            if cell.cancelling():
+                ignore_repeats()
+
+    kernel._cancel_on_sigint = cancel_once_on_sigint

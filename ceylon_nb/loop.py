@@ -13,17 +13,16 @@ import atexit
 import contextlib
 import importlib
 import os
-import signal
-import sys
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import Future
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, TypeVar
 
 from .errors import WrongLoop
+from .kernel import ignore_repeats, interruptibly
 
 T = TypeVar("T")
 
@@ -301,38 +300,15 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         ended.acquire()
 
     try:
-        _interruptibly(begin_and_wait)
+        begin_and_wait() if loop is None else interruptibly(begin_and_wait)
     except BaseException:  # interrupted: stop the request too, and see it stopped
+        ignore_repeats()
         if task is None or not task.done():
             _submit(stop)
             ended.acquire(timeout=FAREWELL)
         raise
     assert task is not None
     return task.result()
-
-
-def _interruptibly(block: Callable[[], None]) -> None:
-    """Call what blocks; SIGINT ends it also where a loop runs.
-
-    There the handler of `asyncio.run`, or ipykernel's for a cell that awaits, leaves everything to the loop, which is
-    what waits here: so what waits is cancelled, as if it had awaited.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main and running() else None
-    if not callable(handler) or handler is signal.default_int_handler:
-        block()
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, handler)
-        handler(number, frame)
-        raise asyncio.CancelledError
-
-    try:
-        signal.signal(signal.SIGINT, interrupt)
-        block()
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 # -- imports ---------------------------------------------------------------------------------------------------------
@@ -356,23 +332,6 @@ def _import(name: str, found: Future[ModuleType]) -> None:
         found.set_result(importlib.import_module(name))
     except Exception as error:  # noqa: BLE001 - whatever a module raises is for whoever wants it
         found.set_exception(error)
-
-
-# -- the notebook ----------------------------------------------------------------------------------------------------
-
-
-def in_ipython() -> Any:
-    """The IPython shell whose cells run in this thread, the main one; None elsewhere."""
-    if "IPython" not in sys.modules or threading.current_thread() is not threading.main_thread():
-        return None
-    from IPython import get_ipython
-
-    return get_ipython()  # type: ignore[no-untyped-call, unused-ignore]
-
-
-def in_kernel() -> bool:
-    """Whether this is a Jupyter kernel's main thread: the place where something can be displayed in a cell."""
-    return hasattr(in_ipython(), "kernel")
 
 
 def clock() -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import math
 import signal
 import sys
@@ -22,12 +23,10 @@ from typing import Any, TypeVar
 
 from .errors import ConfigurationError
 from .interrupts import dress
+from .kernel import GRACE, ignore_repeats, raises
 from .loop import cancel_once, clock, retrieve, running
 
 T = TypeVar("T")
-
-GRACE = 1.0
-"""Seconds after an interrupt in which another one changes nothing: what was cancelled is given time to end."""
 
 _plain_run: Callable[..., Any] | None = None
 """Python's own `asyncio.run`, once nesting is enabled."""
@@ -45,7 +44,7 @@ def enable_nesting() -> None:
         newer.
     """
     global _plain_run
-    if hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2") and _ipykernel() >= 7:
+    if _archived() and _ipykernel() >= 7:
         raise ConfigurationError(
             "nest_asyncio.apply() was called here, and on ipykernel 7 and newer it silently drops queued cells and "
             "clicks. Restart the kernel and call ceylon_nb.enable_nesting() alone: it uses nest-asyncio2, which keeps "
@@ -64,6 +63,11 @@ def enable_nesting() -> None:
     asyncio.run = _run  # noqa: TID251 - likewise
 
 
+def _archived() -> bool:
+    """Whether nest-asyncio, and not nest-asyncio2, was applied here."""
+    return hasattr(asyncio, "_nest_patched") and not hasattr(asyncio, "_nest_asyncio2")
+
+
 def _ipykernel() -> int:
     """Which ipykernel this runs in; 0 for none."""
     found = sys.modules.get("ipykernel")
@@ -77,9 +81,7 @@ def _nestable(loop: asyncio.AbstractEventLoop) -> None:
             f"A loop of {type(loop).__module__.partition('.')[0]} cannot run within itself: write `await main()` in "
             "place of `asyncio.run(main())`, or use asyncio's own loop."
         )
-    import nest_asyncio2
-
-    nest_asyncio2.apply(loop)  # does nothing where it, or nest_asyncio, was applied before
+    importlib.import_module("nest_asyncio" if _archived() else "nest_asyncio2").apply(loop)
     kind: Any = type(loop)
     if not hasattr(kind.run_until_complete, "_ceylon_nb"):
         kind.run_until_complete = _interruptible(kind.run_until_complete)
@@ -121,7 +123,7 @@ def _interruptible(nested: Callable[..., Any]) -> Callable[..., Any]:
             except asyncio.CancelledError as error:
                 if interrupted():
                     error._by_sigint = True  # type: ignore[attr-defined]
-                if not hasattr(error, "_by_sigint") or handler is not signal.default_int_handler:
+                if not hasattr(error, "_by_sigint") or not raises(handler):
                     raise  # also out of a nested run in a nested run
                 ended = error
         interrupt = KeyboardInterrupt(*ended.args)  # what a sync cell expects, where an async one is cancelled
@@ -156,3 +158,5 @@ def _cancelled_by_sigint(loop: asyncio.AbstractEventLoop, task: asyncio.Future[A
         yield lambda: first < math.inf
     finally:
         signal.signal(signal.SIGINT, handler)
+        if first < math.inf:
+            ignore_repeats()

@@ -14,7 +14,7 @@ FLOORS = "Each floor knows only the floors below it"
 DOOR = "Nobody inside goes out by the front door"
 HTTP = "Only http touches the HTTP libraries, and the test server aiohttp's server side"
 PANDAS = "Only frames touches pandas"
-NOTEBOOK = "Only views, loop and nesting touch IPython, ipykernel and the widgets"
+NOTEBOOK = "Only views and kernel touch IPython and the widgets"
 TQDM = "Only views touch tqdm"
 
 

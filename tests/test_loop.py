@@ -20,7 +20,8 @@ import pytest
 
 from ceylon_nb import loop as loops
 from ceylon_nb.errors import WrongLoop
-from ceylon_nb.loop import awake, background, call_in, hold_awake, in_kernel, patient_timeout, run_sync, stop_background
+from ceylon_nb.kernel import in_kernel
+from ceylon_nb.loop import awake, background, call_in, hold_awake, patient_timeout, run_sync, stop_background
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -713,7 +714,7 @@ def test_outside_a_kernel():
 KERNEL = """
 import sys
 import ceylon_nb
-from ceylon_nb.loop import in_kernel
+from ceylon_nb.kernel import in_kernel
 assert not in_kernel()
 assert "IPython" not in sys.modules
 import ipykernel

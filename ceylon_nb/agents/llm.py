@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from .. import engine, frames
-from ..interrupts import explained
+from ..interrupts import explained, listen
 from ..loop import awake, clock, load, run_sync
 from ..messages import Message, Prompt, Reply
 from ..policy import check_options
@@ -64,6 +64,7 @@ class LlmAgent:
     """
 
     def __init__(self, name: str, model: models.Model, **options: Unpack[Options]) -> None:
+        listen()
         self._name = name
         self._model = model
         self._provider_name, self._model_name = models.parse(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..loop import in_kernel
+from ..kernel import in_kernel
 
 if TYPE_CHECKING:
     from ..engine import Batch

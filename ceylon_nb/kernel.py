@@ -1,0 +1,83 @@
+"""The kernel, if there is one, and its SIGINT: what ■ sends, and Ctrl-C.
+
+Nothing here knows of our work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def in_ipython() -> Any:
+    """The IPython shell whose cells run in this thread, the main one; None elsewhere."""
+    if "IPython" not in sys.modules or threading.current_thread() is not threading.main_thread():
+        return None
+    from IPython import get_ipython
+
+    return get_ipython()  # type: ignore[no-untyped-call, unused-ignore]
+
+
+def in_kernel() -> bool:
+    """Whether this is a Jupyter kernel's main thread: the place where something can be displayed in a cell."""
+    return hasattr(in_ipython(), "kernel")
+
+
+# -- interrupts -----------------------------------------------------------------------------------------------------
+
+GRACE = 1.0
+"""Seconds after an interrupt in which another one changes nothing: what was stopped is given time to end."""
+
+
+class _Patient:
+    """A handler of SIGINT that ignores it until GRACE is over, and raises KeyboardInterrupt from then on."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + GRACE
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if time.monotonic() > self._until:
+            signal.default_int_handler(number, frame)
+
+
+def ignore_repeats() -> None:
+    """After an interrupt in a kernel's cell: one more, raised while the kernel shows the first, would cost its reply.
+
+    The kernel sets the handler anew for the next cell.
+    """
+    if in_kernel() and raises(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, _Patient())
+
+
+def raises(handler: object) -> bool:
+    """Whether a handler of SIGINT raises KeyboardInterrupt, as in a script or a sync cell."""
+    return handler is signal.default_int_handler or isinstance(handler, _Patient)
+
+
+def interruptibly(block: Callable[[], None]) -> None:
+    """Call what blocks a running loop; SIGINT ends it.
+
+    The handler of `asyncio.run`, or ipykernel's for a cell that awaits, leaves everything to the loop, which is what
+    waits here: so what waits is cancelled, as if it had awaited.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler) or raises(handler):
+        block()
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, handler)
+        handler(number, frame)
+        raise asyncio.CancelledError
+
+    try:
+        signal.signal(signal.SIGINT, interrupt)
+        block()
+    finally:
+        signal.signal(signal.SIGINT, handler)
