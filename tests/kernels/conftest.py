@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from .kernel import Kernel
 
 MATRIX = [f"{ipykernel}-{python}" for ipykernel, python in product(IPYKERNELS, PYTHONS)]
 OLDEST = f"{IPYKERNELS[0]}-{sys.version_info[0]}.{sys.version_info[1]}"
+
+Start = Callable[..., Kernel]
 
 SET_UP = """
 import asyncio, time
@@ -84,3 +86,17 @@ def kernel(module_kernel: Kernel, server: ModelServer) -> Iterator[Kernel]:
     server.wait_for(lambda seen: seen.active == 0)
     assert module_kernel.run("await asyncio.sleep(0); 6 * 7").result == "42"
     assert module_kernel.value(LEFT_OVER) == []
+
+
+@pytest.fixture
+def start(python: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start a kernel in some environment; without any, as nbclient, papermill and nbval do."""
+    kernels: list[Kernel] = []
+
+    def begin(**environment: str) -> Kernel:
+        kernels.append(Kernel(python, IPYTHONDIR=str(tmp_path), **environment))
+        return kernels[-1]
+
+    yield begin
+    for kernel in kernels:
+        kernel.stop()

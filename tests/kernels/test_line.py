@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import pytest
-
-from .kernel import Cell, Kernel
-
-Start = Callable[..., Kernel]
+from .conftest import Start
+from .kernel import Cell
 
 MAP = """
 from ceylon_nb import LlmAgent
 run = LlmAgent("clerk", "demo::instant").map(["What is AI?"] * 30 + [""], "{}", name="Ask", view=VIEW)
 frame = await run
 """
-
-
-@pytest.fixture
-def start(python: Path, tmp_path: Path) -> Iterator[Start]:
-    """Start a kernel in some environment; without any, as nbclient, papermill and nbval do."""
-    kernels: list[Kernel] = []
-
-    def begin(**environment: str) -> Kernel:
-        kernels.append(Kernel(python, IPYTHONDIR=str(tmp_path), **environment))
-        return kernels[-1]
-
-    yield begin
-    for kernel in kernels:
-        kernel.stop()
 
 
 def shown(cell: Cell) -> list[tuple[str, str]]:
