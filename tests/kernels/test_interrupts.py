@@ -170,6 +170,29 @@ def test_what_is_not_ours_is_shown_as_ever(kernel: Kernel, server: ModelServer) 
     kernel.run("run.cancel()")
 
 
+PRESS_AGAIN = """
+import os, signal
+payloads = get_ipython().payload_manager
+read = payloads.read_payload
+def press_again():
+    payloads.read_payload = read
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+    return read()
+payloads.read_payload = press_again
+"""
+"""A press of ■ at the worst moment: the cell has ended, and the kernel is about to reply."""
+
+
+@pytest.mark.parametrize("code", ["await agent.send_message('a')", "agent.send_message_sync('a')"])
+def test_pressed_again_while_the_kernel_replies(kernel: Kernel, server: ModelServer, code: str) -> None:
+    hang_after(0, server)
+    cell = begin(kernel, f"{PRESS_AGAIN}\n{code}")
+    server.wait_for(lambda seen: seen.active == 1)
+    assert press(kernel, server, cell) < CLOSED
+    assert cell.traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+
+
 @pytest.mark.parametrize("rounds", [15, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_at_random_moments(kernel: Kernel, server: ModelServer, rounds: int) -> None:
     """One batch, stopped and resumed again and again, ■ pressed once to three times: in the end every row is there."""
