@@ -185,6 +185,8 @@ def source(items: Items) -> Source:
     if isinstance(items, Source):
         return items
     pandas = sys.modules.get("pandas")  # not imported: then there is no DataFrame either
+    if not (hasattr(pandas, "DataFrame") and hasattr(pandas, "Series")):  # as long as a thread is importing it
+        pandas = None
     if pandas is not None and isinstance(items, pandas.DataFrame):
         return _tabular(items)
     if pandas is not None and isinstance(items, pandas.Series):

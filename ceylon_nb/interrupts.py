@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from .kernel import ignore_repeats, in_ipython
+from .kernel import cancel_on_ctrl_c, ignore_repeats, in_ipython
 from .loop import running
 
 _shell: Any = None
@@ -59,17 +59,18 @@ def explained(line: Callable[[], str], *, reading: bool = False) -> Iterator[Non
 def dress(interrupt: BaseException, line: str) -> None:
     """Have an interrupt say this line, and IPython show nothing else of it."""
     global _said
-    interrupt.args = (line,)
+    interrupt.args = interrupt.args or (line,)  # what somebody else said stays: anyio knows its own by it
     interrupt._render_traceback_ = lambda line=line: [line]  # type: ignore[attr-defined]
     if _shell is not None:
         _said = _shell.execution_count, line
 
 
 def listen() -> None:
-    """In IPython, once: be asked for the traceback of a CancelledError, and have a kernel survive repeated interrupts.
+    """In IPython, once: be asked for the traceback of a CancelledError, and see to it that interrupts do their work.
 
-    Also mends IPython where an ExceptionGroup is the first error of a kernel: it looks for a traceback that was never
-    kept, and the cell never ends.
+    A kernel has to survive repeated ones; at the prompt in a terminal, what is awaited has to be cancelled at all. Also
+    mends IPython where an ExceptionGroup is the first error of a kernel: it looks for a traceback that was never kept,
+    and the cell never ends.
     """
     global _shell
     shell = in_ipython() if _shell is None else None
@@ -79,7 +80,9 @@ def listen() -> None:
     if not hasattr(shell, "_last_traceback"):
         shell._last_traceback = None
     _show_interrupts(shell)
-    if hasattr(getattr(shell, "kernel", None), "_cancel_on_sigint"):
+    if not hasattr(shell, "kernel"):
+        cancel_on_ctrl_c(shell)
+    elif hasattr(shell.kernel, "_cancel_on_sigint"):
         _survive_repeats(shell.kernel)
 
 

@@ -6,11 +6,14 @@ Nothing here knows of our work.
 from __future__ import annotations
 
 import asyncio
+import importlib
+import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -60,6 +63,33 @@ def raises(handler: object) -> bool:
     return handler is signal.default_int_handler or isinstance(handler, _Patient)
 
 
+@contextmanager
+def cancelled_by_sigint(task: asyncio.Task[Any]) -> Iterator[Callable[[], bool]]:
+    """SIGINT cancels the task; one after GRACE is raised, should the task not end. Yields whether one came.
+
+    The handler that was there is not called: an async cell's would cancel the cell's own task in the midst of its step,
+    and the kernel with it.
+    """
+    first = math.inf
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if first < math.inf:
+            if time.monotonic() - first > GRACE:
+                raise KeyboardInterrupt
+            return
+        first = time.monotonic()
+        task.get_loop().call_soon_threadsafe(task.cancel)
+
+    handler = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: first < math.inf
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if first < math.inf:
+            ignore_repeats()
+
+
 def interruptibly(block: Callable[[], None]) -> None:
     """Call what blocks a running loop; SIGINT ends it.
 
@@ -81,3 +111,20 @@ def interruptibly(block: Callable[[], None]) -> None:
         block()
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def cancel_on_ctrl_c(shell: Any) -> None:
+    """Have IPython's prompt in a terminal cancel what it awaits, as a kernel does.
+
+    Its own runner lets KeyboardInterrupt leave the loop in the middle of everything, with all requests open.
+    """
+    helpers: Any = importlib.import_module("IPython.core.async_helpers")
+
+    def run(cell: Coroutine[Any, Any, Any]) -> Any:
+        loop = helpers.get_asyncio_loop()
+        task = loop.create_task(cell)
+        with cancelled_by_sigint(task):
+            return loop.run_until_complete(task)
+
+    if shell.loop_runner is getattr(helpers, "_asyncio_runner", None):  # and not trio's, or the user's own
+        shell.loop_runner = run

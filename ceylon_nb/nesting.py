@@ -12,19 +12,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
-import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .errors import ConfigurationError
 from .interrupts import dress
-from .kernel import GRACE, ignore_repeats, raises
-from .loop import cancel_once, clock, retrieve, running
+from .kernel import cancelled_by_sigint, raises
+from .loop import retrieve, running
 
 T = TypeVar("T")
 
@@ -117,7 +114,7 @@ def _interruptible(nested: Callable[..., Any]) -> Callable[..., Any]:
             return nested(loop, future)
         task = asyncio.ensure_future(future, loop=loop)
         task.add_done_callback(retrieve)
-        with _cancelled_by_sigint(loop, task) as interrupted:
+        with cancelled_by_sigint(task) as interrupted:
             try:
                 return nested(loop, task)
             except asyncio.CancelledError as error:
@@ -128,35 +125,8 @@ def _interruptible(nested: Callable[..., Any]) -> Callable[..., Any]:
                 ended = error
         interrupt = KeyboardInterrupt(*ended.args)  # what a sync cell expects, where an async one is cancelled
         if hasattr(ended, "_render_traceback_"):
-            dress(interrupt, str(ended))
+            dress(interrupt, *ended._render_traceback_())
         raise interrupt
 
     run_until_complete._ceylon_nb = True  # type: ignore[attr-defined]
     return run_until_complete
-
-
-@contextmanager
-def _cancelled_by_sigint(loop: asyncio.AbstractEventLoop, task: asyncio.Future[Any]) -> Iterator[Callable[[], bool]]:
-    """SIGINT cancels the task; one after GRACE is raised, should the task not end. Yields whether one came.
-
-    The handler that was there is not called: an async cell's would cancel the cell's own task in the midst of its step,
-    and the kernel with it.
-    """
-    first = math.inf
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if first < math.inf:
-            if clock() - first > GRACE:
-                raise KeyboardInterrupt
-            return
-        first = clock()
-        loop.call_soon_threadsafe(cancel_once, task)
-
-    handler = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield lambda: first < math.inf
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if first < math.inf:
-            ignore_repeats()

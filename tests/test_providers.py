@@ -966,3 +966,17 @@ def test_the_demo_asks_for_no_key_and_no_address(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("text", ["one two", " leading", "trailing \n", "", " ", "a\n\nb  c"])
 def test_tokens_are_the_text(text: str) -> None:
     assert "".join(demo.tokens(text)) == text
+
+
+def test_functions_share_a_rate_with_themselves_only():
+    async def ask(messages):
+        return "yes"
+
+    def urls(count):
+        async def other(messages):
+            return "no"
+
+        return {Function(other).base_url for _ in range(count)}
+
+    assert Function(ask).base_url == Function(ask).base_url
+    assert len(set.union(*(urls(2) for _ in range(50)))) == 50  # although each lies where the one before it lay

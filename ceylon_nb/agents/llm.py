@@ -255,10 +255,8 @@ class Stream(AsyncIterator[str]):
     """
 
     def __init__(self, deltas: AsyncGenerator[Delta, None], interrupted: Callable[[], str]) -> None:
-        self._deltas = deltas
-        self._interrupted = interrupted
-        self._texts = self._run()
-        self._reply: Reply | None = None
+        self._ended: list[Reply] = []
+        self._texts = _pieces(deltas, interrupted, self._ended)
 
     def __aiter__(self) -> Stream:
         return self
@@ -275,29 +273,37 @@ class Stream(AsyncIterator[str]):
         RuntimeError
             It has not.
         """
-        if self._reply is None:
+        if not self._ended:
             raise RuntimeError("The stream has not ended, so there is no reply yet: read it to its end first.")
-        return self._reply
+        return self._ended[0]
 
     async def aclose(self) -> None:
         """Close the request, wherever it is."""
         await self._texts.aclose()
 
-    async def _run(self) -> AsyncGenerator[str, None]:
-        began = clock()
-        seen: list[Delta] = []
-        attempts = 1
-        try:
-            with explained(self._interrupted, reading=True), awake():
-                async for delta in self._deltas:
-                    attempts = attempts if seen else attempts_made.get()
-                    seen.append(delta)
-                    if delta.text:
-                        yield delta.text
-        finally:
-            await self._deltas.aclose()
-        self._reply = gather_stream(seen)
-        self._reply.latency, self._reply.attempts = clock() - began, attempts
+
+async def _pieces(
+    deltas: AsyncGenerator[Delta, None], interrupted: Callable[[], str], ended: list[Reply]
+) -> AsyncGenerator[str, None]:
+    """The texts; at the end, the reply goes into `ended`.
+
+    Not a method: a stream and a generator that hold each other are closed only when the garbage collector comes by.
+    """
+    began = clock()
+    seen: list[Delta] = []
+    attempts = 1
+    try:
+        with explained(interrupted, reading=True), awake():
+            async for delta in deltas:
+                attempts = attempts if seen else attempts_made.get()
+                seen.append(delta)
+                if delta.text:
+                    yield delta.text
+    finally:
+        await deltas.aclose()
+    reply = gather_stream(seen)
+    reply.latency, reply.attempts = clock() - began, attempts
+    ended.append(reply)
 
 
 class Conversation:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias
 
@@ -13,6 +15,17 @@ from .base import Delta, Request
 
 AskFunction: TypeAlias = Callable[[list[Message]], Awaitable[str]]
 
+_numbers: weakref.WeakKeyDictionary[AskFunction, int] = weakref.WeakKeyDictionary()
+_count = itertools.count()
+
+
+def _number(ask: AskFunction) -> int:
+    """One for each function, and for no other after it, as whoever has the same shares a rate and a cool-down."""
+    try:
+        return _numbers.setdefault(ask, next(_count))
+    except TypeError:  # it cannot be remembered
+        return next(_count)
+
 
 class Function:
     """A model that is a coroutine function: messages in, text (or a Reply) out."""
@@ -21,7 +34,7 @@ class Function:
         self._ask = ask
         self.name = getattr(ask, "__name__", type(ask).__name__)
         self.account = ""
-        self.base_url = f"function:{self.name}:{id(ask):x}"
+        self.base_url = f"function:{self.name}:{_number(ask)}"
 
     async def complete(self, request: Request) -> Reply:
         """Await the function.

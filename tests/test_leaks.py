@@ -1,0 +1,79 @@
+"""Whatever happened to a call: no file, no thread, no task, no object of ours is left of it, and nothing is said."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ceylon_nb import LlmAgent, as_completed
+from ceylon_nb.testing import ModelServer, faults
+
+
+@pytest.mark.parametrize("where", ["one loop", "loops", "threads"])
+def test_of_a_mixed_load_nothing_is_left(where: str) -> None:
+    """After the first round nothing grows: on one loop, on loops in turn, on loops of threads in turn."""
+    command = [sys.executable, "-X", "dev", "-W", "error", str(Path(__file__).with_name("leaking.py")), where, "4"]
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "")
+
+
+@pytest.fixture
+def no_garbage_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+Hanging = Callable[[], Awaitable[None]]
+
+
+async def leave_a_stream(agent: LlmAgent, hanging: Hanging) -> None:
+    async for _ in agent.stream("hang"):
+        await hanging()
+        break
+
+
+async def leave_a_batch(agent: LlmAgent, hanging: Hanging) -> None:
+    async for _ in agent.map(["at once", "hang"], view=None):
+        await hanging()
+        break
+
+
+async def leave_tasks(agent: LlmAgent, hanging: Hanging) -> None:
+    async for _ in as_completed([agent.send_message("at once"), agent.send_message("hang")]):
+        await hanging()
+        break
+
+
+async def fail_at_a_stream(agent: LlmAgent, hanging: Hanging) -> None:
+    with pytest.raises(ValueError, match="mine"):
+        async for _ in agent.stream("hang"):
+            raise ValueError("mine")
+
+
+@pytest.mark.usefixtures("no_garbage_collector")
+@pytest.mark.parametrize("leave", [leave_a_stream, leave_a_batch, leave_tasks, fail_at_a_stream])
+def test_what_is_left_early_is_closed_at_once(model_server: ModelServer, leave) -> None:
+    """Not when the garbage collector comes by, which in a notebook that waits may be never."""
+    model_server.plan = lambda request: faults.hang(after=2) if request.prompt.startswith("hang") else None
+
+    async def hanging() -> None:
+        await model_server.until(lambda seen: seen.active == 1)
+
+    async def main() -> None:
+        await leave(LlmAgent("a", "ollama::mock", base_url=model_server.url), hanging)
+        await model_server.until(lambda seen: (seen.active, seen.aborted) == (0, 1), timeout=0.5)
+        async with asyncio.timeout(0.5):
+            while len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
