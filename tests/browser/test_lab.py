@@ -51,8 +51,7 @@ run = LlmAgent("clerk", hold).map(["a"] * 40, "Note: {}", max_at_once=10)
 run"""
 
 
-def test_the_line_in_the_cell(lab: Any, page: Page, screenshot: Any) -> None:
-    sources = [BEGIN, "print('another cell')", "go_on.set(); frame = await run", "run"]
+def write(path: Path, sources: list[str]) -> None:
     cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
     notebook = {
         "cells": [{**cell, "id": f"c{at}", "source": source} for at, source in enumerate(sources)],
@@ -60,7 +59,12 @@ def test_the_line_in_the_cell(lab: Any, page: Page, screenshot: Any) -> None:
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    (lab.root / "line.ipynb").write_text(json.dumps(notebook))
+    path.write_text(json.dumps(notebook))
+
+
+def test_the_line_in_the_cell(lab: Any, page: Page, screenshot: Any) -> None:
+    sources = [BEGIN, "print('another cell')", "go_on.set(); frame = await run", "run"]
+    write(lab.root / "line.ipynb", sources)
     lab.open(page, "line.ipynb")
 
     page.locator(".jp-CodeCell .cm-content").nth(0).click()
@@ -76,4 +80,25 @@ def test_the_line_in_the_cell(lab: Any, page: Page, screenshot: Any) -> None:
     page.keyboard.press("Shift+Enter")
     expect(outputs(page, 3)).to_have_count(1)  # later, the line again
     expect(outputs(page, 3)).to_contain_text("40 of 40")
+    screenshot("done")
+
+
+def test_stop(lab: Any, page: Page, screenshot: Any) -> None:
+    """■ of the toolbar: one line, and the notebook goes on."""
+    write(
+        lab.root / "stop.ipynb",
+        [BEGIN.removesuffix("run"), "frame = await run", "go_on.set(); run.resume(); await run; run"],
+    )
+    lab.open(page, "stop.ipynb")
+    page.locator(".jp-CodeCell .cm-content").nth(0).click()
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 0)).to_contain_text("10 in flight")
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(".jp-CodeCell .jp-InputArea-prompt").nth(1)).to_have_text("[*]:")
+    page.get_by_role("button", name="Interrupt the kernel").click()
+    expect(outputs(page, 1)).to_have_text("Interrupted: 0 of 40 answers are in run.frame; run.resume() goes on.")
+    expect(outputs(page, 0)).to_contain_text("0 of 40 · 10 cancelled · cancelled in")
+    page.locator(".jp-CodeCell .cm-content").nth(2).click()
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 2)).to_contain_text("40 of 40 · done in")
     screenshot("done")
