@@ -14,7 +14,6 @@ import asyncio
 import atexit
 import contextlib
 import functools
-import math
 import os
 import socket
 import ssl
@@ -29,7 +28,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 
 from . import errors
-from .loop import patient_timeout
+from .loop import TimeLimit, patient_timeout
 from .urls import Address, mask, proxy_for
 
 Transport: TypeAlias = httpx.AsyncBaseTransport
@@ -131,11 +130,12 @@ class Client:
         RequestError
             As `post`; while reading, also after SILENCE seconds without a byte.
         """
-        ends = math.inf if timeout is None else asyncio.get_running_loop().time() + timeout
+        limit = TimeLimit(timeout)
         with self._translating(timeout):
             async with Stream() as opening:
+                opening.enter_context(limit)
                 transport = opening.enter_context(self._given or await _pool(self._url))
-                async with patient_timeout(timeout):
+                async with limit.waiting():
                     response = await self._send(transport, body)
                     opening.push_async_callback(response.aclose)
                     head = Response(response.status_code, response.headers)
@@ -143,22 +143,23 @@ class Client:
                         head = Response(head.status, head.headers, await self._read(response))
                 stream = opening.pop_all()
         stream.head = head
-        stream.chunks = await stream.enter_async_context(contextlib.aclosing(self._timed(response, timeout, ends)))
+        stream.chunks = await stream.enter_async_context(contextlib.aclosing(self._timed(response, timeout, limit)))
         return stream
 
-    async def _timed(self, response: httpx.Response, timeout: float | None, ends: float) -> AsyncGenerator[bytes, None]:
-        """The body, all of it before `ends` (loop time), and no two chunks further apart than SILENCE."""
-        loop, url = asyncio.get_running_loop(), self._address.url
-        silence = math.inf  # a server may send its headers at once, and then let the request queue
+    async def _timed(
+        self, response: httpx.Response, timeout: float | None, limit: TimeLimit
+    ) -> AsyncGenerator[bytes, None]:
+        """The body, all of it within the limit, and no two chunks further apart than SILENCE."""
+        url = self._address.url
+        silence: float | None = None  # a server may send its headers at once, and then let the request queue
         with self._translating(timeout):
             async with contextlib.aclosing(_chunks(response, url)) as chunks:
                 while True:
-                    limit = min(silence, ends - loop.time())
                     try:
-                        async with patient_timeout(limit if limit < math.inf else None):
+                        async with limit.waiting(), patient_timeout(silence):
                             chunk = await anext(chunks, None)
                     except TimeoutError as error:
-                        if limit < silence:
+                        if limit.over:
                             raise
                         said = f"{url} fell silent for {silence:g} s in the middle of its answer. Ask again."
                         raise errors.RequestTimeout(said, url=url) from error

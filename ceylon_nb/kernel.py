@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -90,12 +91,24 @@ def cancelled_by_sigint(task: asyncio.Task[Any]) -> Iterator[Callable[[], bool]]
             ignore_repeats()
 
 
+_interrupted: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+"""Loops in which SIGINT ended a call that blocked them, and which have not come round since."""
+
+
+def just_interrupted() -> bool:
+    """Whether SIGINT ended a call that blocked the running loop, in this very round: nobody may block it again."""
+    return asyncio.get_running_loop() in _interrupted
+
+
 def interruptibly(block: Callable[[], None]) -> None:
     """Call what blocks a running loop; SIGINT ends it.
 
     The handler of `asyncio.run`, or ipykernel's for a cell that awaits, leaves everything to the loop, which is what
     waits here: so what waits is cancelled, as if it had awaited.
     """
+    loop = asyncio.get_running_loop()
+    if loop in _interrupted:
+        raise asyncio.CancelledError
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler) or raises(handler):
         block()
@@ -104,6 +117,8 @@ def interruptibly(block: Callable[[], None]) -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, handler)
         handler(number, frame)
+        _interrupted.add(loop)
+        loop.call_soon(_interrupted.discard, loop)
         raise asyncio.CancelledError
 
     try:

@@ -134,11 +134,56 @@ async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
         raise
 
 
-def call_patiently(seconds: float, function: Callable[[], None]) -> Callable[[], None]:
+class TimeLimit(contextlib.AbstractContextManager[None]):
+    """A patient time limit for several waits of one task and all that lies between them; leaving it ends it.
+
+    Attributes
+    ----------
+    over : bool
+        Whether the time has passed.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.over = False
+        self._seconds = seconds
+        self._guard: asyncio.Timeout | None = None
+        self._stop: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> None:
+        if self._seconds is not None:
+            self._stop = call_patiently(self._seconds, self._pass)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    @contextlib.asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Wait for something, while there is time.
+
+        Raises
+        ------
+        TimeoutError
+            The time is over.
+        """
+        async with asyncio.timeout(0 if self.over else None) as self._guard:
+            try:
+                yield
+            finally:
+                self._guard = None
+
+    def _pass(self) -> None:
+        self.over = True
+        if self._guard is not None:
+            self._guard.reschedule(asyncio.get_running_loop().time())
+
+
+def call_patiently(
+    seconds: float, function: Callable[[], None], moved: Callable[[float], None] = lambda seconds: None
+) -> Callable[[], None]:
     """Call `function` on the running loop so many seconds from now; if that comes late, later by as much again.
 
-    When a timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets. Returns what stops
-    it.
+    When a timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets. `moved` is told by
+    how many seconds the moment moves. Returns what stops it.
     """
     loop = asyncio.get_running_loop()
     due = loop.time() + max(seconds, 0.0)
@@ -148,7 +193,8 @@ def call_patiently(seconds: float, function: Callable[[], None]) -> Callable[[],
         nonlocal timer
         late = loop.time() - due
         if late > STALL:
-            timer = loop.call_later(late, ring, loop.time() + late)
+            timer = loop.call_at(due + 2 * late, ring, due + 2 * late)
+            moved(2 * late)
         else:
             function()
 

@@ -35,7 +35,7 @@ class Stopwatch:
         """Go on; `on_deadline` is called on the running loop when the time is over, a busy cell's not counted."""
         self._since = clock()
         if self._deadline != float("inf"):
-            self._stop_timer = call_patiently(self._remaining, on_deadline)
+            self._stop_timer = call_patiently(self._remaining, on_deadline, self._move)
 
     def stop(self) -> None:
         """Stand still."""
@@ -49,6 +49,9 @@ class Stopwatch:
     def rewind(self) -> None:
         """Give the whole time until the deadline again."""
         self._remaining = self._deadline
+
+    def _move(self, seconds: float) -> None:
+        self._remaining += seconds
 
     def _running(self) -> float:
         return clock() - self._since if self._since is not None else 0.0

@@ -16,6 +16,7 @@ from typing import Any
 from .answers import CANCELLED, FAILED, OK, WAITING, Answers
 from .errors import CeylonError, InvalidItem, RequestError, ungrouped
 from .frames import Source
+from .kernel import just_interrupted
 from .loop import clock
 from .messages import Reply
 from .retry import attempts_made, time_left
@@ -239,6 +240,9 @@ class Workers:
         try:
             reply = await self._call(item)
         except asyncio.CancelledError as error:
+            if just_interrupted():
+                self.pulling = False  # at once: others may have a row in hand by the next round of the loop
+                raise
             if task.cancelling():
                 raise
             inner = CeylonError(f"The call was cancelled from within: {error}".rstrip(": "))

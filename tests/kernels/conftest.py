@@ -83,7 +83,11 @@ def kernel(module_kernel: Kernel, server: ModelServer) -> Iterator[Kernel]:
     """A kernel with an ``agent`` that asks ``server``. After the test it is in good health, and nothing is left."""
     assert module_kernel.run(SET_UP).status == "ok"
     yield module_kernel
-    server.wait_for(lambda seen: seen.active == 0)
+    try:
+        server.wait_for(lambda seen: seen.active == 0)
+    except TimeoutError:
+        module_kernel.restart()  # so that the next test starts afresh
+        raise
     assert module_kernel.run("await asyncio.sleep(0); 6 * 7").result == "42"
     assert module_kernel.value(LEFT_OVER) == []
 

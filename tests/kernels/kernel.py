@@ -142,6 +142,10 @@ class Kernel:
     def pid(self) -> int:
         return int(self._manager.provisioner.pid)
 
+    def restart(self) -> None:
+        self._manager.restart_kernel(now=True)
+        self._client.wait_for_ready(timeout=60)
+
     def stop(self) -> None:
         self._client.stop_channels()
         self._manager.shutdown_kernel(now=True)
