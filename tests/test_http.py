@@ -52,6 +52,12 @@ TRANSPORTS: dict[str, Callable[[], Transport | None]] = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_loop_in_the_background() -> None:
+    """Sync calls in other tests leave the library's own loop behind, and its connections with it."""
+    loop.stop_background()
+
+
 @pytest.fixture(autouse=True)
 def nobodys_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test meets the proxy, the certificates or the logins of whoever runs it."""
