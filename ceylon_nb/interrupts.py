@@ -11,12 +11,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from .kernel import cancel_on_ctrl_c, ignore_repeats, in_ipython
+from .kernel import cancel_on_ctrl_c, cancelled_by_sigint, in_ipython
 from .loop import running
 
 _shell: Any = None
@@ -83,7 +84,7 @@ def listen() -> None:
     if not hasattr(shell, "kernel"):
         cancel_on_ctrl_c(shell)
     elif hasattr(shell.kernel, "_cancel_on_sigint"):
-        _survive_repeats(shell.kernel)
+        shell.kernel._cancel_on_sigint = functools.partial(cancelled_by_sigint, then_raised=False)
 
 
 def _show_interrupts(shell: Any) -> None:
@@ -109,22 +110,3 @@ def _show_interrupts(shell: Any) -> None:
         return shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
 
     shell.set_custom_exc((*others, asyncio.CancelledError), show)
-
-
-def _survive_repeats(kernel: Any) -> None:
-    """Have a kernel ignore further presses of ■ while it replies to an async cell that was interrupted.
-
-    ipykernel is open to them from the cell's end on, and where one hits it there is no reply, and no next cell.
-    """
-    cancel_on_sigint = kernel._cancel_on_sigint
-
-    @contextmanager
-    def cancel_once_on_sigint(cell: asyncio.Task[Any]) -> Iterator[None]:
-        try:
-            with cancel_on_sigint(cell):
-                yield
-        finally:
-            if cell.cancelling():
-                ignore_repeats()
-
-    kernel._cancel_on_sigint = cancel_once_on_sigint

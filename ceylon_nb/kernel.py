@@ -36,59 +36,67 @@ def in_kernel() -> bool:
 # -- interrupts -----------------------------------------------------------------------------------------------------
 
 GRACE = 1.0
-"""Seconds after an interrupt in which another one changes nothing: what was stopped is given time to end."""
+"""Seconds after an interrupt in which another one changes nothing: what was stopped is given time to end.
+
+One that hits a kernel while it shows the first, or replies, costs the reply, and all cells after it.
+"""
+
+_pressed = -math.inf
+"""When an interrupt last did its work, by `time.monotonic`."""
 
 
 class _Patient:
     """A handler of SIGINT that ignores it until GRACE is over, and raises KeyboardInterrupt from then on."""
 
-    def __init__(self) -> None:
-        self._until = time.monotonic() + GRACE
-
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if time.monotonic() > self._until:
+        if time.monotonic() - _pressed > GRACE:
             signal.default_int_handler(number, frame)
 
 
-def ignore_repeats() -> None:
-    """After an interrupt in a kernel's cell: one more, raised while the kernel shows the first, would cost its reply.
+_patient = _Patient()
 
-    The kernel sets the handler anew for the next cell.
-    """
+
+def ignore_repeats() -> None:
+    """After an interrupt of a sync cell; the kernel sets the handler anew for the next one."""
+    global _pressed
     if in_kernel() and raises(signal.getsignal(signal.SIGINT)):
-        signal.signal(signal.SIGINT, _Patient())
+        _pressed = time.monotonic()
+        signal.signal(signal.SIGINT, _patient)
 
 
 def raises(handler: object) -> bool:
     """Whether a handler of SIGINT raises KeyboardInterrupt, as in a script or a sync cell."""
-    return handler is signal.default_int_handler or isinstance(handler, _Patient)
+    return handler is signal.default_int_handler or handler is _patient
 
 
 @contextmanager
-def cancelled_by_sigint(task: asyncio.Task[Any]) -> Iterator[Callable[[], bool]]:
-    """SIGINT cancels the task; one after GRACE is raised, should the task not end. Yields whether one came.
+def cancelled_by_sigint(task: asyncio.Task[Any], *, then_raised: bool = True) -> Iterator[Callable[[], bool]]:
+    """SIGINT cancels the task; one more, later than GRACE, is raised, or else cancels again. Yields whether one came.
 
     The handler that was there is not called: an async cell's would cancel the cell's own task in the midst of its step,
-    and the kernel with it.
+    and the kernel with it. In a kernel, if one came, repeats of it stay without effect afterwards.
     """
-    first = math.inf
+    began = time.monotonic()
+
+    def interrupted() -> bool:
+        return _pressed >= began
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if first < math.inf:
-            if time.monotonic() - first > GRACE:
+        global _pressed
+        if interrupted():
+            if time.monotonic() - _pressed < GRACE:
+                return
+            if then_raised:
                 raise KeyboardInterrupt
-            return
-        first = time.monotonic()
+        _pressed = time.monotonic()
         task.get_loop().call_soon_threadsafe(task.cancel)
 
     handler = signal.signal(signal.SIGINT, interrupt)
+    in_a_cell = raises(handler) and in_kernel()
     try:
-        yield lambda: first < math.inf
+        yield interrupted
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if first < math.inf:
-            ignore_repeats()
+        signal.signal(signal.SIGINT, _patient if in_a_cell and interrupted() else handler)
 
 
 _interrupted: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()

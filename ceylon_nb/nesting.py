@@ -118,10 +118,8 @@ def _interruptible(nested: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return nested(loop, task)
             except asyncio.CancelledError as error:
-                if interrupted():
-                    error._by_sigint = True  # type: ignore[attr-defined]
-                if not hasattr(error, "_by_sigint") or not raises(handler):
-                    raise  # also out of a nested run in a nested run
+                if not (interrupted() and raises(handler)):
+                    raise
                 ended = error
         interrupt = KeyboardInterrupt(*ended.args)  # what a sync cell expects, where an async one is cancelled
         if hasattr(ended, "_render_traceback_"):
