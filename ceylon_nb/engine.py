@@ -301,7 +301,8 @@ class Batch:
     async def _iterate(self, *, owning: bool) -> AsyncGenerator[Answer, None]:
         self._check_loop()
         answers, source, cursor, seen_all = self._answers, self._source, 0, False
-        with explained(self._interrupted if owning else self._left_alone, reading=True):
+        line, left = (self._interrupted, self.cancel) if owning else (self._left_alone, lambda: None)
+        with explained(line, left=left):
             try:
                 while not seen_all:
                     seen_all = self.finished

@@ -215,6 +215,12 @@ def detail(error: BaseException) -> str:
     return " ".join(str(text).split())[:200].rstrip(".")
 
 
+def drop_tracebacks(error: BaseException) -> None:
+    """Forget where an error and its causes came from, not what they say: 200 lines of HTTP libraries help nobody."""
+    for cause in causes(error):
+        cause.__traceback__ = None
+
+
 def ungrouped(error: Exception) -> Exception:
     """The first exception of a group, and of groups in it; any other as it is. No context of it is a group afterwards.
 
@@ -237,6 +243,7 @@ def ungrouped(error: Exception) -> Exception:
 def _first(error: Any) -> Any:
     while isinstance(error, BaseExceptionGroup):
         error, *others = error.exceptions
-        if others:
-            error.add_note(f"Raised together with {', '.join(map(repr, others))}.")
+        note = f"Raised together with {', '.join(map(repr, others))}."
+        if others and note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
     return error

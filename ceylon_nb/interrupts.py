@@ -11,40 +11,52 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from .kernel import cancel_on_ctrl_c, cancelled_by_sigint, in_ipython
+from . import kernel
 from .loop import running
+
+Line = Callable[[], str]
 
 _shell: Any = None
 """The IPython whose tracebacks of interrupts we are asked for."""
 
-_said: tuple[int, str] = (-1, "")
-"""The number of the cell in which something of ours was last interrupted, and the line that says what."""
+_said: tuple[float, str] = (-1.0, "")
+"""When something of ours was last interrupted, and the line that says what."""
 
-_open: dict[asyncio.Task[Any], list[Callable[[], str]]] = {}
-"""Of each task, the generators it reads now: they do not see what interrupts the body of its loop."""
+_open: dict[asyncio.Task[Any], list[Line]] = {}
+"""Of each task, what the generators say that it reads now: they do not see what interrupts the body of its loop."""
 
 
 @contextmanager
-def explained(line: Callable[[], str], *, reading: bool = False) -> Iterator[None]:
+def explained(line: Line, *, left: Callable[[], object] | None = None) -> Iterator[None]:
     """Dress an interrupt of the block in one line.
 
     Parameters
     ----------
     line : callable
         Gives it.
-    reading : bool
-        The block is a generator's: the line is true, too, of an interrupt of the loop that reads it.
+    left : callable, optional
+        For the block of a generator, whose reader may be interrupted in the body of its loop, where the generator does
+        not see it, and may keep the generator in a variable, which then is never closed: called when such a reader has
+        ended.
     """
     listen()
-    reader = asyncio.current_task() if reading else None
+    reader = asyncio.current_task() if left is not None else None
+    cancels = reader.cancelling() if reader is not None else 0
+
+    def ended(reader: asyncio.Task[Any]) -> None:
+        if left is not None and reader.cancelling() > cancels:
+            _say(line())
+            left()
+
     if reader is not None:
         _open.setdefault(reader, []).append(line)
+        reader.add_done_callback(ended)
     try:
         yield
     except (asyncio.CancelledError, KeyboardInterrupt) as interrupt:
@@ -52,6 +64,7 @@ def explained(line: Callable[[], str], *, reading: bool = False) -> Iterator[Non
         raise
     finally:
         if reader is not None:
+            reader.remove_done_callback(ended)
             _open[reader].remove(line)
             if not _open[reader]:
                 del _open[reader]
@@ -59,11 +72,28 @@ def explained(line: Callable[[], str], *, reading: bool = False) -> Iterator[Non
 
 def dress(interrupt: BaseException, line: str) -> None:
     """Have an interrupt say this line, and IPython show nothing else of it."""
-    global _said
     interrupt.args = interrupt.args or (line,)  # what somebody else said stays: anyio knows its own by it
+    interrupt._ceylon_nb = line  # type: ignore[attr-defined]
     interrupt._render_traceback_ = lambda line=line: [line]  # type: ignore[attr-defined]
-    if _shell is not None:
-        _said = _shell.execution_count, line
+    _say(line)
+
+
+def explain(interrupt: BaseException, task: asyncio.Task[Any] | None) -> str | None:
+    """Dress an interrupt that reached the end of a task undressed, if it was ours; returns the line it says."""
+    if not hasattr(interrupt, "_ceylon_nb"):
+        lines = [line() for line in _open.get(task, ())] if task else []
+        when, said = _said
+        if not lines and when >= kernel.pressed() > 0:  # said of this press of ■, and not of some time limit before
+            lines = [said]
+        if lines:
+            dress(interrupt, lines[-1])
+    line: str | None = getattr(interrupt, "_ceylon_nb", None)
+    return line
+
+
+def _say(line: str) -> None:
+    global _said
+    _said = time.monotonic(), line
 
 
 def listen() -> None:
@@ -74,17 +104,21 @@ def listen() -> None:
     and the cell never ends.
     """
     global _shell
-    shell = in_ipython() if _shell is None else None
+    if _shell is not None:
+        if asyncio.CancelledError not in _shell.custom_exceptions:  # the user has set a handler since
+            _show_interrupts(_shell)
+        return
+    shell = kernel.in_ipython()
     if shell is None:
         return
     _shell = shell
     if not hasattr(shell, "_last_traceback"):
         shell._last_traceback = None
     _show_interrupts(shell)
-    if not hasattr(shell, "kernel"):
-        cancel_on_ctrl_c(shell)
-    elif hasattr(shell.kernel, "_cancel_on_sigint"):
-        shell.kernel._cancel_on_sigint = functools.partial(cancelled_by_sigint, then_raised=False)
+    if hasattr(shell, "kernel"):
+        kernel.see_cells_through(shell.kernel)
+    else:
+        kernel.cancel_on_ctrl_c(shell)
 
 
 def _show_interrupts(shell: Any) -> None:
@@ -100,13 +134,7 @@ def _show_interrupts(shell: Any) -> None:
     ) -> Any:
         if isinstance(error, others):
             return handler(kind, error, traceback, tb_offset)
-        if not hasattr(error, "_render_traceback_"):
-            task = asyncio.current_task() if running() else None
-            lines = [line() for line in _open.get(task, ())] if task else []
-            if not lines and _said[0] == shell.execution_count:
-                lines = [_said[1]]
-            if lines:
-                dress(error, lines[-1])
+        explain(error, asyncio.current_task() if running() else None)
         return shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
 
     shell.set_custom_exc((*others, asyncio.CancelledError), show)

@@ -6,6 +6,7 @@ Nothing here knows of our work.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import math
 import signal
@@ -42,7 +43,11 @@ One that hits a kernel while it shows the first, or replies, costs the reply, an
 """
 
 _pressed = -math.inf
-"""When an interrupt last did its work, by `time.monotonic`."""
+
+
+def pressed() -> float:
+    """When an interrupt last did its work, by `time.monotonic`; below 0 for never."""
+    return _pressed
 
 
 class _Patient:
@@ -97,6 +102,36 @@ def cancelled_by_sigint(task: asyncio.Task[Any], *, then_raised: bool = True) ->
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, _patient if in_a_cell and interrupted() else handler)
+
+
+def see_cells_through(kernel: Any) -> None:
+    """Have a kernel's async cells interrupted by `cancelled_by_sigint`, from their beginning until they are replied to.
+
+    ipykernel's own way puts Python's handler back before it replies, and counts a cell's first interrupt only.
+    """
+    if not (hasattr(kernel, "_cancel_on_sigint") and hasattr(kernel, "_restore_input")):
+        return
+    kernel._cancel_on_sigint = functools.partial(cancelled_by_sigint, then_raised=False)
+    handler = signal.getsignal(signal.SIGINT)
+    if raises(handler) or not callable(handler):
+        return
+
+    # This very cell is an async one, and has begun in ipykernel's own way, whose end it calls `_restore_input` after.
+    began, restore_input = time.monotonic(), kernel._restore_input
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        global _pressed
+        _pressed = time.monotonic()
+        handler(number, frame)
+
+    def restore() -> None:
+        if _pressed >= began:
+            signal.signal(signal.SIGINT, _patient)
+        kernel._restore_input = restore_input
+        restore_input()
+
+    signal.signal(signal.SIGINT, interrupt)
+    kernel._restore_input = restore
 
 
 _interrupted: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()

@@ -182,21 +182,25 @@ def call_patiently(
 ) -> Callable[[], None]:
     """Call `function` on the running loop so many seconds from now; if that comes late, later by as much again.
 
-    When a timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets. `moved` is told by
-    how many seconds the moment moves. Returns what stops it.
+    When a timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets. If it is late for a
+    second time, they are given a moment more, and that is all. `moved` is told by how many seconds the moment moves.
+    Returns what stops it.
     """
     loop = asyncio.get_running_loop()
     due = loop.time() + max(seconds, 0.0)
+    grants = 2  # a cell that keeps coming back to block the loop moves nothing for ever
     timer: asyncio.TimerHandle
 
     def ring(due: float) -> None:
-        nonlocal timer
+        nonlocal grants, timer
         late = loop.time() - due
-        if late > STALL:
-            timer = loop.call_at(due + 2 * late, ring, due + 2 * late)
-            moved(2 * late)
-        else:
+        if late <= STALL or not grants:
             function()
+            return
+        grants -= 1
+        granted = late if grants else STALL
+        timer = loop.call_later(granted, ring, loop.time() + granted)
+        moved(late + granted)
 
     timer = loop.call_at(due, ring, due)
     return lambda: timer.cancel()
@@ -229,6 +233,18 @@ def retrieve(future: asyncio.Future[Any]) -> None:
     """Look at what it raised, so that nothing is said about it when it is collected."""
     if not future.cancelled():
         future.exception()
+
+
+_errands: set[asyncio.Task[Any]] = set()
+"""Tasks that nobody waits for: a loop itself does not hold them."""
+
+
+def run_errand(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run something short on the running loop, for nobody to wait for."""
+    task = asyncio.get_running_loop().create_task(coroutine)
+    _errands.add(task)
+    task.add_done_callback(_errands.discard)
+    task.add_done_callback(retrieve)
 
 
 # -- the background loop ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .errors import ConfigurationError
-from .interrupts import dress
+from .interrupts import dress, explain
 from .kernel import cancelled_by_sigint, raises
 from .loop import retrieve, running
 
@@ -93,7 +93,11 @@ def _run(main: Coroutine[Any, Any, T], *, debug: bool | None = None, **options: 
         return result
     if not asyncio.iscoroutine(main):
         raise ValueError(f"a coroutine was expected, got {main!r}")
-    _nestable(loop)
+    try:
+        _nestable(loop)
+    except ConfigurationError:
+        main.close()
+        raise
     before = loop.get_debug()
     if debug is not None:
         loop.set_debug(debug)
@@ -120,10 +124,10 @@ def _interruptible(nested: Callable[..., Any]) -> Callable[..., Any]:
             except asyncio.CancelledError as error:
                 if not (interrupted() and raises(handler)):
                     raise
-                ended = error
-        interrupt = KeyboardInterrupt(*ended.args)  # what a sync cell expects, where an async one is cancelled
-        if hasattr(ended, "_render_traceback_"):
-            dress(interrupt, *ended._render_traceback_())
+                line = explain(error, task)
+        interrupt = KeyboardInterrupt()  # what a sync cell expects, where an async one is cancelled
+        if line is not None:
+            dress(interrupt, line)
         raise interrupt
 
     run_until_complete._ceylon_nb = True  # type: ignore[attr-defined]

@@ -64,11 +64,16 @@ class Completions(Generic[T]):
             done.append(future)
             news.set()
 
+        def cancel() -> None:
+            for future in futures:
+                cancel_once(future)
+                future.add_done_callback(retrieve)
+
         def interrupted() -> str:
             finished = sum(future.done() and not future.cancelled() for future in futures)
             return f"Interrupted: {finished:,} of {len(futures):,} tasks had ended; the others are cancelled."
 
-        with explained(interrupted, reading=True):
+        with explained(interrupted, left=cancel):
             try:
                 for each in self._given:
                     future = asyncio.ensure_future(each, loop=loop)

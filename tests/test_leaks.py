@@ -5,12 +5,14 @@ import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ceylon_nb import LlmAgent, as_completed
+from ceylon_nb import LlmAgent, as_completed, errors
 from ceylon_nb.testing import ModelServer, faults
 
 
@@ -75,5 +77,27 @@ def test_what_is_left_early_is_closed_at_once(model_server: ModelServer, leave) 
         async with asyncio.timeout(0.5):
             while len(asyncio.all_tasks()) > 1:
                 await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+class Prompt(str):
+    """A text that can be watched."""
+
+
+@pytest.mark.usefixtures("no_garbage_collector")
+@pytest.mark.parametrize("fault", [faults.status(404), faults.reset(), faults.hang()], ids=repr)
+def test_what_failed_is_gone_at_once(model_server: ModelServer, fault: faults.Fault) -> None:
+    """An error, once it is dropped, keeps no prompt: in a long loop with a try around it they would add up."""
+    model_server.plan = lambda request: fault
+
+    async def main() -> None:
+        agent = LlmAgent("a", "ollama::mock", base_url=model_server.url, attempts=1, timeout=0.2)
+        prompt = Prompt("hi")
+        watched = weakref.ref(prompt)
+        with suppress(errors.RequestError):
+            await agent.send_message(prompt)
+        del prompt
+        assert watched() is None
 
     asyncio.run(main())

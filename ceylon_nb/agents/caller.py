@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from .. import limits
-from ..errors import ConfigurationError, RateLimited, RequestError, ungrouped
+from ..errors import ConfigurationError, RateLimited, RequestError, drop_tracebacks, ungrouped
 from ..loop import awake, clock
 from ..messages import Prompt, Reply, as_messages
 from ..policy import check_options
@@ -153,7 +153,11 @@ class Caller:
                 failure = ungrouped(error)
         if isinstance(failure, RequestError):
             failure.item = prompt
-        raise failure
+            drop_tracebacks(failure)
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback holds this frame: a circle that would keep the prompt
 
     async def _pause(self, error: Exception, made: int) -> bool:
         """Back off before the next attempt, but for an error that holds the endpoint off: the next turn waits then."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from types import TracebackType
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from .. import engine, frames
 from ..interrupts import explained, listen
-from ..loop import awake, clock, load, run_sync
+from ..loop import awake, clock, load, run_errand, run_sync
 from ..messages import Message, Prompt, Reply
 from ..policy import check_options
 from ..providers.base import Delta, Provider, gather_stream
@@ -256,7 +258,7 @@ class Stream(AsyncIterator[str]):
 
     def __init__(self, deltas: AsyncGenerator[Delta, None], interrupted: Callable[[], str]) -> None:
         self._ended: list[Reply] = []
-        self._texts = _pieces(deltas, interrupted, self._ended)
+        self._texts = _pieces(deltas, interrupted, functools.partial(_close, weakref.ref(self)), self._ended)
 
     def __aiter__(self) -> Stream:
         return self
@@ -282,8 +284,18 @@ class Stream(AsyncIterator[str]):
         await self._texts.aclose()
 
 
+def _close(stream: weakref.ref[Stream]) -> None:
+    """Close a stream that is kept in a variable although its reader was interrupted."""
+    kept = stream()
+    if kept is not None:
+        run_errand(kept.aclose())
+
+
 async def _pieces(
-    deltas: AsyncGenerator[Delta, None], interrupted: Callable[[], str], ended: list[Reply]
+    deltas: AsyncGenerator[Delta, None],
+    interrupted: Callable[[], str],
+    left: Callable[[], object],
+    ended: list[Reply],
 ) -> AsyncGenerator[str, None]:
     """The texts; at the end, the reply goes into `ended`.
 
@@ -293,7 +305,7 @@ async def _pieces(
     seen: list[Delta] = []
     attempts = 1
     try:
-        with explained(interrupted, reading=True), awake():
+        with explained(interrupted, left=left), awake():
             async for delta in deltas:
                 attempts = attempts if seen else attempts_made.get()
                 seen.append(delta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import re
@@ -112,8 +113,6 @@ class Kernel:
         """What an expression is worth there: a number, a string, a list or a dict of such."""
         cell = self.run(f"import json; print(json.dumps({expression}))")
         assert cell.status == "ok", cell.traceback
-        import json
-
         return json.loads(cell.text)
 
     def interrupt(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ceylon_nb.testing import ModelServer
 
+from .conftest import SET_UP, Start
 from .kernel import Cell, Kernel
 
 pytestmark = pytest.mark.slice
@@ -22,6 +23,13 @@ AWAITED = {
     "await": "await run",
     "async for": "async for answer in run: pass",
     "the body of async for": "async for answer in run: await asyncio.sleep(60)",
+    "the body, over an iterator that is kept": """
+        answers = aiter(run)
+        async for answer in answers: await asyncio.sleep(60)""",
+    "the body, in a TaskGroup": """
+        async def read():
+            async for answer in run: await asyncio.sleep(60)
+        async with asyncio.TaskGroup() as group: group.create_task(read())""",
     "a task": "await asyncio.ensure_future(run)",
     "asyncio.timeout": """
         async with asyncio.timeout(60):
@@ -48,6 +56,9 @@ SINGLE = {
             await agent.send_message('a')""",
     "wait_for": "await asyncio.wait_for(agent.send_message('a'), 60)",
     "as_completed": "async for task in as_completed(map(agent.send_message, prompts(5))): pass",
+    "the body over as_completed": """
+        tasks = [asyncio.create_task(agent.send_message(prompt)) for prompt in prompts(5)]
+        async for task in as_completed([asyncio.create_task(asyncio.sleep(0)), *tasks]): await asyncio.sleep(60)""",
     "stream": "async for text in agent.stream('a'): pass",
     "conversation": "await agent.conversation().send('a')",
 }
@@ -57,6 +68,20 @@ BEGIN = """
 run = agent.map(prompts(1000), max_at_once=20)
 def other(): return agent.map(prompts(1000), max_at_once=20)
 """
+
+
+PRESS_AGAIN = """
+import os, signal
+payloads = get_ipython().payload_manager
+read = payloads.read_payload
+def press_again():
+    payloads.read_payload = read
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+    return read()
+payloads.read_payload = press_again
+"""
+"""A press of ■ at the worst moment: the cell has ended, and the kernel is about to reply."""
 
 
 def press(kernel: Kernel, server: ModelServer, cell: Cell, times: int = 1) -> float:
@@ -110,14 +135,15 @@ def test_a_batch(kernel: Kernel, server: ModelServer, way: str, times: int) -> N
     assert len({request.prompt for request in server.requests if request.outcome == "served"}) == 1000
 
 
+@pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("way", SINGLE)
-def test_single_requests(kernel: Kernel, server: ModelServer, way: str) -> None:
+def test_single_requests(kernel: Kernel, server: ModelServer, way: str, times: int) -> None:
     hang_after(0, server)
     cell = begin(kernel, SINGLE[way])
     many = 5 if "prompts" in SINGLE[way] else 1
     server.wait_for(lambda seen: seen.active == many)
 
-    assert press(kernel, server, cell) < CLOSED
+    assert press(kernel, server, cell, times) < CLOSED
     assert (server.aborted, server.received) == (many, many)
     assert cell.error[0] == "CancelledError"
     assert cell.error[1].startswith("Interrupted")
@@ -137,13 +163,93 @@ def test_a_timeout_stays_a_timeout(kernel: Kernel, server: ModelServer, waiting:
     kernel.run("run.cancel()")
 
 
-def test_in_the_middle_of_a_stream(kernel: Kernel, server: ModelServer) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        "async for text in agent.stream('a'): print(text, end='')",
+        "async for text in agent.stream('a'): print(text); await asyncio.sleep(60)",
+        "stream = agent.stream('a')\nasync for text in stream: print(text); await asyncio.sleep(60)",
+    ],
+    ids=["in the stream", "in the body", "in the body, the stream is kept"],
+)
+def test_in_the_middle_of_a_stream(kernel: Kernel, server: ModelServer, code: str) -> None:
     server.reply, server.token_interval = "word " * 1000, 0.01
-    cell = kernel.begin("async for text in agent.stream('a'): print(text, end='')")
-    kernel.until(lambda: cell.text.count("word") > 10)
+    cell = kernel.begin(code)
+    kernel.until(lambda: "word" in cell.text)
     assert press(kernel, server, cell) < CLOSED
     assert (server.aborted, server.received) == (1, 1)
     assert cell.traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+
+
+UNRELATED = {
+    "a time limit earlier in the cell": """
+        try: await asyncio.wait_for(agent.send_message('a'), 0.1)
+        except TimeoutError: pass""",
+    "a time limit in the background": """
+        async def poll():
+            while True:
+                try: await asyncio.wait_for(agent.send_message('a'), 0.1)
+                except TimeoutError: pass
+        polling = asyncio.create_task(poll())""",
+}
+
+
+@pytest.mark.parametrize("what", UNRELATED)
+def test_what_was_cancelled_before_explains_no_interrupt(kernel: Kernel, server: ModelServer, what: str) -> None:
+    hang_after(0, server)
+    kernel.run(BEGIN)
+    cell = begin(kernel, f"polling = None\n{dedent(UNRELATED[what])}\nprint('sleeps'); await asyncio.sleep(60)")
+    kernel.until(lambda: "sleeps" in cell.text)
+    server.wait_for(lambda seen: seen.aborted)
+    kernel.interrupt()
+    assert "await asyncio.sleep(60)" in "\n".join(cell.wait(CLOSED + 1).traceback)
+    kernel.run("run.cancel(); polling and polling.cancel()")
+
+
+def test_a_cell_that_goes_on_can_be_interrupted_again(kernel: Kernel, server: ModelServer) -> None:
+    hang_after(0, server)
+    cell = begin(
+        kernel,
+        """
+        for prompt in prompts(2):
+            try: await agent.send_message(prompt)
+            except asyncio.CancelledError: print('goes on')
+        await agent.send_message('last')""",
+    )
+    for asked in (1, 2, 3):
+        server.wait_for(lambda seen: seen.received == asked)  # noqa: B023 - waited for here
+        kernel.interrupt()
+        server.wait_for(lambda seen: seen.active == 0 or seen.received > asked)  # noqa: B023
+        kernel.listen(1.1)  # a person looks, and presses again
+    assert cell.wait().traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+    assert cell.text.count("goes on") == 2
+
+
+def test_a_script_pasted_whole_into_the_first_cell(start: Start, server: ModelServer) -> None:
+    """The cell that first uses the library has begun without it; here ■ is pressed again while the kernel replies."""
+    hang_after(0, server)
+    kernel = start(OLLAMA_HOST=server.url)
+    script = f"""{SET_UP}{PRESS_AGAIN}
+async with asyncio.TaskGroup() as group:
+    group.create_task(agent.send_message('a'))"""
+    cell = begin(kernel, script)
+    server.wait_for(lambda seen: seen.active == 1)
+    assert press(kernel, server, cell) < CLOSED
+    assert cell.traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+    assert kernel.run("1").result == "1"
+
+
+def test_with_a_handler_of_the_users_own(start: Start, server: ModelServer) -> None:
+    hang_after(0, server)
+    kernel = start(OLLAMA_HOST=server.url)
+    kernel.run(SET_UP)
+    kernel.run("get_ipython().set_custom_exc((KeyError,), lambda shell, *what, tb_offset=None: print('mine'))")
+    assert kernel.run("raise KeyError").text == "mine\n"
+    cell = begin(kernel, SINGLE["TaskGroup"])
+    server.wait_for(lambda seen: seen.active == 5)
+    assert press(kernel, server, cell) < CLOSED
+    assert cell.traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+    assert kernel.run("raise KeyError").text == "mine\n"
 
 
 def test_watching_is_interrupted_and_the_batch_goes_on(kernel: Kernel, server: ModelServer) -> None:
@@ -168,20 +274,6 @@ def test_what_is_not_ours_is_shown_as_ever(kernel: Kernel, server: ModelServer) 
     assert "await asyncio.sleep(60)" in "\n".join(cell.wait(CLOSED + 1).traceback)
     assert (server.active, server.aborted) == (20, 0)
     kernel.run("run.cancel()")
-
-
-PRESS_AGAIN = """
-import os, signal
-payloads = get_ipython().payload_manager
-read = payloads.read_payload
-def press_again():
-    payloads.read_payload = read
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(0.01)
-    return read()
-payloads.read_payload = press_again
-"""
-"""A press of ■ at the worst moment: the cell has ended, and the kernel is about to reply."""
 
 
 @pytest.mark.parametrize("code", ["await agent.send_message('a')", "agent.send_message_sync('a')"])

@@ -80,6 +80,9 @@ NESTED = {
     "an async cell": ("await asyncio.sleep(0)\nasyncio.run(wait(run))", "CancelledError"),
     "run_until_complete": ("asyncio.get_event_loop().run_until_complete(wait(run))", "KeyboardInterrupt"),
     "within a nested run": ("asyncio.run(again(run))", "KeyboardInterrupt"),
+    "the body of async for": ("asyncio.run(read(run))", "KeyboardInterrupt"),
+    "a TaskGroup": ("asyncio.run(group(run))", "KeyboardInterrupt"),
+    "wait_for": ("asyncio.run(asyncio.wait_for(agent.send_message('a'), 60))", "KeyboardInterrupt"),
     "a single request": ("asyncio.run(agent.send_message('a'))", "KeyboardInterrupt"),
     "a sync call": ("asyncio.run(sync())", "KeyboardInterrupt"),
 }
@@ -97,6 +100,11 @@ def test_an_interrupt_ends_what_is_run_and_nothing_else(
             print("waiting")
             return await run
         async def again(run): return asyncio.run(wait(run))
+        async def read(run):
+            print("waiting")
+            async for answer in run: await asyncio.sleep(60)
+        async def group(run):
+            async with asyncio.TaskGroup() as group: group.create_task(wait(run))
         async def sync(): return agent.send_message_sync("a")
         background = agent.map(prompts(30), max_at_once=10)
         """)
