@@ -18,8 +18,8 @@ IPYKERNELS = ("6.31", "7.3", "7.4")
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
-class CannotBeMade(Exception):
-    """There is no such Python here, or pip could not install into it."""
+class NoSuchPython(Exception):
+    """It is not installed on this machine."""
 
 
 def interpreter(name: str, cache: Path) -> Path:
@@ -29,16 +29,21 @@ def interpreter(name: str, cache: Path) -> Path:
     ipykernel, version = name.split("-")
     base = findpython.find(*map(int, version.split(".")))
     if base is None:
-        raise CannotBeMade(f"no Python {version} here")
+        raise NoSuchPython(f"no Python {version} here")
     folder = cache / f"{name}-{_fingerprint(base.executable)}"
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    made = folder / "made"
-    if not made.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        _run(base.executable, "-m", "venv", folder)
-        _run(python, "-m", "pip", "install", "-q", f"ipykernel=={ipykernel}.*", "nest-asyncio", "-e", ROOT)
-        made.touch()
-    return python
+    if not folder.exists():
+        making = folder.with_name(f"{folder.name}-{os.getpid()}")  # another run may be making it, too
+        _run(base.executable, "-m", "venv", "--clear", making)
+        _run(_python(making), "-m", "pip", "install", "-q", f"ipykernel=={ipykernel}.*", "nest-asyncio", "-e", ROOT)
+        try:
+            making.rename(folder)
+        except OSError:  # the other one was faster
+            shutil.rmtree(making)
+    return _python(folder)
+
+
+def _python(environment: Path) -> Path:
+    return environment / ("Scripts" if os.name == "nt" else "bin") / "python"
 
 
 def _fingerprint(base: Path) -> str:
@@ -50,4 +55,4 @@ def _fingerprint(base: Path) -> str:
 def _run(*command: str | Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotBeMade(f"{' '.join(map(str, command))}\n{done.stderr}")
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stderr}")
