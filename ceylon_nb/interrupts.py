@@ -97,28 +97,25 @@ def _say(line: str) -> None:
 
 
 def listen() -> None:
-    """In IPython, once: be asked for the traceback of a CancelledError, and see to it that interrupts do their work.
+    """In IPython: be asked for the traceback of a CancelledError, and see to it that interrupts do their work.
 
     A kernel has to survive repeated ones; at the prompt in a terminal, what is awaited has to be cancelled at all. Also
     mends IPython where an ExceptionGroup is the first error of a kernel: it looks for a traceback that was never kept,
     and the cell never ends.
     """
     global _shell
-    if _shell is not None:
-        if asyncio.CancelledError not in _shell.custom_exceptions:  # the user has set a handler since
-            _show_interrupts(_shell)
-        return
-    shell = kernel.in_ipython()
-    if shell is None:
-        return
-    _shell = shell
-    if not hasattr(shell, "_last_traceback"):
-        shell._last_traceback = None
-    _show_interrupts(shell)
-    if hasattr(shell, "kernel"):
-        kernel.see_cells_through(shell.kernel)
-    else:
-        kernel.cancel_on_ctrl_c(shell)
+    if _shell is None:
+        _shell = kernel.in_ipython()
+        if _shell is None:
+            return
+        if not hasattr(_shell, "_last_traceback"):
+            _shell._last_traceback = None
+        if hasattr(_shell, "kernel"):
+            kernel.see_cells_through(_shell.kernel)
+        else:
+            kernel.cancel_on_ctrl_c(_shell)
+    if asyncio.CancelledError not in _shell.custom_exceptions:  # or not any more: there is one such handler only
+        _show_interrupts(_shell)
 
 
 def _show_interrupts(shell: Any) -> None:
