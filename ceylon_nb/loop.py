@@ -123,11 +123,11 @@ async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
     guard = asyncio.timeout(None)
     try:
         async with guard:
-            stop = call_patiently(seconds, lambda: guard.reschedule(loop.time()))
+            timer = PatientTimer(seconds, lambda: guard.reschedule(loop.time()))
             try:
                 yield
             finally:
-                stop()
+                timer.stop()
     except TimeoutError as error:
         if guard.expired() and not error.args:
             error.args = (f"Not done within {seconds:g} s.",)
@@ -151,7 +151,7 @@ class TimeLimit(contextlib.AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         if self._seconds is not None:
-            self._stop = call_patiently(self._seconds, self._pass)
+            self._stop = PatientTimer(self._seconds, self._pass).stop
 
     def __exit__(self, *_: object) -> None:
         self._stop()
@@ -177,33 +177,42 @@ class TimeLimit(contextlib.AbstractContextManager[None]):
             self._guard.reschedule(asyncio.get_running_loop().time())
 
 
-def call_patiently(
-    seconds: float, function: Callable[[], None], moved: Callable[[float], None] = lambda seconds: None
-) -> Callable[[], None]:
-    """Call `function` on the running loop so many seconds from now; if that comes late, later by as much again.
+class PatientTimer:
+    """Calls `function` on the running loop so many seconds from now; if that comes late, later by as much again.
 
     When a timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets. If it is late for a
     second time, they are given a moment more, and that is all. `moved` is told by how many seconds the moment moves.
-    Returns what stops it.
+
+    A class, not a closure: a function that hands itself to the loop is garbage in a circle, twice for every request.
     """
-    loop = asyncio.get_running_loop()
-    due = loop.time() + max(seconds, 0.0)
-    grants = 2  # a cell that keeps coming back to block the loop moves nothing for ever
-    timer: asyncio.TimerHandle
 
-    def ring(due: float) -> None:
-        nonlocal grants, timer
-        late = loop.time() - due
-        if late <= STALL or not grants:
-            function()
+    __slots__ = ("_due", "_function", "_grants", "_loop", "_moved", "_timer")
+
+    def __init__(
+        self, seconds: float, function: Callable[[], None], moved: Callable[[float], None] | None = None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._function = function
+        self._moved = moved
+        self._due = self._loop.time() + max(seconds, 0.0)
+        self._grants = 2
+        self._timer = self._loop.call_at(self._due, self._ring)
+
+    def stop(self) -> None:
+        """Call nothing any more."""
+        self._timer.cancel()
+
+    def _ring(self) -> None:
+        late = self._loop.time() - self._due
+        if late <= STALL or not self._grants:
+            self._function()
             return
-        grants -= 1
-        granted = late if grants else STALL
-        timer = loop.call_later(granted, ring, loop.time() + granted)
-        moved(late + granted)
-
-    timer = loop.call_at(due, ring, due)
-    return lambda: timer.cancel()
+        self._grants -= 1
+        moves = late + (late if self._grants else STALL)
+        self._due += moves
+        self._timer = self._loop.call_at(self._due, self._ring)
+        if self._moved is not None:
+            self._moved(moves)
 
 
 # -- ending ----------------------------------------------------------------------------------------------------------

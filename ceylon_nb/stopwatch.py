@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .loop import call_patiently, clock
+from .loop import PatientTimer, clock
 
 
 class Stopwatch:
@@ -35,7 +35,7 @@ class Stopwatch:
         """Go on; `on_deadline` is called on the running loop when the time is over, a busy cell's not counted."""
         self._since = clock()
         if self._deadline != float("inf"):
-            self._stop_timer = call_patiently(self._remaining, on_deadline, self._move)
+            self._stop_timer = PatientTimer(self._remaining, on_deadline, self._move).stop
 
     def stop(self) -> None:
         """Stand still."""
