@@ -11,6 +11,12 @@
     ├── InvalidItem (ValueError)             one item cannot be sent
     │   └── EmptyPrompt
     ├── WrongLoop (RuntimeError)             a blocking call where it would wait for itself
+    ├── StoreError                           the store of answers cannot be used
+    │   ├── StoreLocked                      another process holds it for too long
+    │   ├── StoreUnwritable (OSError)        its disk is full, read-only or gone
+    │   ├── StoreCorrupt                     the file is damaged, or is no store
+    │   └── StoreTooNew                      a later version of this library wrote it
+    ├── NotRecorded (LookupError)            a recording that is replayed does not hold the answer
     └── RequestError                         a request was made and there is no answer
         ├── ConnectionFailed (ConnectionError)
         │   ├── ConnectionTimeout (TimeoutError)
@@ -76,6 +82,30 @@ class EmptyPrompt(InvalidItem):
 
 class WrongLoop(CeylonError, RuntimeError):
     """A blocking call made where it would wait for itself."""
+
+
+class StoreError(CeylonError):
+    """The store of answers cannot be used."""
+
+
+class StoreLocked(StoreError):
+    """Another process holds the store for too long."""
+
+
+class StoreUnwritable(StoreError, OSError):
+    """The store's disk is full, read-only or gone."""
+
+
+class StoreCorrupt(StoreError):
+    """The file is damaged, or is no store of answers."""
+
+
+class StoreTooNew(StoreError):
+    """A later version of this library wrote the store."""
+
+
+class NotRecorded(CeylonError, LookupError):
+    """A recording that is replayed does not hold the answer; nothing was sent to get it."""
 
 
 class RequestError(CeylonError):

@@ -81,17 +81,35 @@ class Settings:
 
 
 class Caller:
-    """A provider with the settings of one call: what asks, holds off, and asks again."""
+    """A provider with the settings of one call: what asks, holds off, and asks again.
+
+    Attributes
+    ----------
+    model : str
+        ``provider::model-name``.
+    """
 
     def __init__(self, model: str, provider: Provider, settings: Settings) -> None:
+        self.model = model
         self.provider = provider
         self.settings = settings
-        self._model = model
         self._clocks = limits.endpoint(provider.base_url, provider.account)
 
-    async def ask(self, prompt: Prompt) -> Reply:
-        """The model's reply to a prompt; each attempt takes its turn."""
-        request = self._request(prompt)
+    def request(self, prompt: Prompt) -> Request:
+        """What is sent for a prompt.
+
+        Raises
+        ------
+        InvalidItem
+            There is nothing to send.
+        """
+        settings = self.settings
+        messages = as_messages(prompt, settings.system_prompt)
+        model = self.model.partition("::")[2]
+        return Request(model, messages, settings.temperature, settings.max_tokens, settings.timeout, prompt)
+
+    async def ask(self, request: Request) -> Reply:
+        """The model's reply; each attempt takes its turn."""
 
         async def once() -> Reply:
             began = clock()
@@ -99,11 +117,10 @@ class Caller:
             reply.latency = clock() - began
             return reply
 
-        return await self._retrying(once, prompt)
+        return await self._retrying(once, request)
 
-    async def stream(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
+    async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The pieces of the model's reply; asked again only while none has come."""
-        request = self._request(prompt)
 
         async def begin() -> tuple[AsyncGenerator[Delta, None], Delta]:
             deltas = self.provider.stream(request)
@@ -114,23 +131,18 @@ class Caller:
                 raise
 
         began = clock()
-        deltas, first = await self._retrying(begin, prompt)
+        deltas, first = await self._retrying(begin, request)
         try:
             yield first
             async for delta in deltas:
                 yield delta
         except RequestError as error:
-            error.item, error.latency = prompt, clock() - began
+            error.item, error.latency = request.prompt, clock() - began
             raise
         finally:
             await deltas.aclose()
 
-    def _request(self, prompt: Prompt) -> Request:
-        settings = self.settings
-        messages = as_messages(prompt, settings.system_prompt)
-        return Request(self._model, messages, settings.temperature, settings.max_tokens, settings.timeout)
-
-    async def _retrying(self, once: Callable[[], Awaitable[T]], prompt: Prompt) -> T:
+    async def _retrying(self, once: Callable[[], Awaitable[T]], request: Request) -> T:
         async def attempt() -> T:
             await self._clocks.turn(self.settings.max_per_minute)
             began = clock()
@@ -152,7 +164,7 @@ class Caller:
             except Exception as error:  # noqa: BLE001 - raised below, where no group that it was in is its context
                 failure = ungrouped(error)
         if isinstance(failure, RequestError):
-            failure.item = prompt
+            failure.item = request.prompt
             drop_tracebacks(failure)
         try:
             raise failure

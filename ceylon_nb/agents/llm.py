@@ -162,7 +162,8 @@ class LlmAgent:
             There is nothing to send.
         """
         with explained(self._interrupted):
-            return await self._caller(self._settings).ask(message)
+            caller = self._caller(self._settings)
+            return await caller.ask(caller.request(message))
 
     send_message_async = send_message
     query = send_message
@@ -174,7 +175,8 @@ class LlmAgent:
 
     def stream(self, message: Prompt) -> Stream:
         """Ask, and get the answer in pieces: ``async for text in agent.stream("…")``; `Stream.reply` afterwards."""
-        return Stream(self._caller(self._settings).stream(message), self._interrupted)
+        caller = self._caller(self._settings)
+        return Stream(caller.stream(caller.request(message)), self._interrupted)
 
     def conversation(self) -> Conversation:
         """Begin a conversation: its turns see the ones before."""
@@ -216,7 +218,7 @@ class LlmAgent:
         caller = self._caller(self._settings.but(options))
 
         async def ask(item: Any) -> Reply:
-            return await caller.ask(prompt_of(item))
+            return await caller.ask(caller.request(prompt_of(item)))
 
         return engine.start(
             ask,
@@ -233,7 +235,7 @@ class LlmAgent:
         if provider is None:
             provider = models.connect(self._model, settings.base_url, settings.api_key, settings.transport)
             self._providers[settings.connection] = provider
-        return Caller(self._model_name, provider, settings)
+        return Caller(self.model, provider, settings)
 
     def _interrupted(self) -> str:
         return f"Interrupted before {self.model} had answered: the request is closed."

@@ -6,13 +6,13 @@ import email.utils
 import re
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
 from ..loop import load
-from ..messages import Message, Reply, Usage, decode_json
+from ..messages import Message, Prompt, Reply, Usage, decode_json
 from ..urls import Address, mask
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Request:
         None leaves the choice to the server.
     timeout : float or None
         Seconds, from sending to the last byte.
+    prompt : str or messages
+        What the messages were made of, for errors to name.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Request:
     temperature: float | None = None
     max_tokens: int | None = None
     timeout: float | None = None
+    prompt: Prompt = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
