@@ -6,6 +6,8 @@ from .engine import Batch, batch
 from .errors import CeylonError
 from .messages import Message, Reply, Usage
 from .nesting import enable_nesting
+from .recording import replay
+from .storage import Store, batches, store
 from .tasks import as_completed
 
 __version__ = "0.1.0"
@@ -18,8 +20,12 @@ __all__ = [
     "LlmAgent",
     "Message",
     "Reply",
+    "Store",
     "Usage",
     "as_completed",
     "batch",
+    "batches",
     "enable_nesting",
+    "replay",
+    "store",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, frames
+from . import __version__, tables
 from .agents import LlmAgent
 from .engine import Batch
 from .errors import CeylonError
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--attempts", type=int)
     ask.add_argument("--max-at-once", type=int, default=8)
     ask.add_argument("--max-per-minute", type=float)
+    ask.add_argument("--store", metavar="FILE", default="auto", help="of answers; `off` for none (.ceylon_nb/ here)")
+    ask.add_argument("--fresh", action="store_true", help="ask for everything, whatever the store has")
+    ask.add_argument("--name", help="what to call the batch in the store")
     ask.add_argument("--deadline", type=float, metavar="SECONDS", help="for the whole; ends with what there is")
     ask.set_defaults(run=_map)
 
@@ -77,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(_: argparse.Namespace) -> int:
     agent = LlmAgent("demo", "demo::tutor", system_prompt="Classify the review.")
     reviews = DEMO_REVIEWS * 10
-    run = agent.map(reviews, max_at_once=16, view="terminal", name="Classify the review")
+    run = agent.map(reviews, max_at_once=16, store=None, view="terminal", name="Classify the review")
     frame, status = _wait(run)
     frame.insert(0, "review", reviews)
     print(frame[["review", "reply", "status", "latency"]].head(len(DEMO_REVIEWS)).round(2).to_string())
@@ -89,22 +92,29 @@ def _demo(_: argparse.Namespace) -> int:
 
 def _map(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
-        frames.check_path(arguments.out)
+        tables.check_path(arguments.out)
     names = "system_prompt base_url temperature max_tokens timeout attempts max_per_minute".split()
     options: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_options(max_at_once=arguments.max_at_once)
     agent = LlmAgent("map", arguments.model, **options).build()
-    table = frames.read(arguments.table)
+    table = tables.read(arguments.table)
     run = agent.map(
-        table, arguments.template, max_at_once=arguments.max_at_once, deadline=arguments.deadline, view="terminal"
+        table,
+        arguments.template,
+        max_at_once=arguments.max_at_once,
+        deadline=arguments.deadline,
+        store=None if arguments.store == "off" else arguments.store,
+        fresh=arguments.fresh,
+        view="terminal",
+        name=arguments.name,
     )
     frame, status = _wait(run)
-    labelled = frames.joined(table, frame)
+    labelled = tables.joined(table, frame)
     if arguments.out is None:
         _print_csv(labelled)
     else:
         try:
-            frames.write(labelled, arguments.out)
+            tables.write(labelled, arguments.out)
         except OSError as error:  # what was paid for is not lost for want of a file
             print(f"ceylon-nb: {arguments.out} cannot be written: {error}. Here it is as CSV.", file=sys.stderr)
             _print_csv(labelled)
@@ -115,7 +125,7 @@ def _map(arguments: argparse.Namespace) -> int:
 
 def _print_csv(table: Any) -> None:
     sys.stdout.flush()
-    sys.stdout.buffer.write(frames.as_csv(table).encode())
+    sys.stdout.buffer.write(tables.as_csv(table).encode())
 
 
 def _wait(run: Batch) -> tuple[Any, int]:

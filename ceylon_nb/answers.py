@@ -41,6 +41,8 @@ class Answer:
         Seconds, of the last attempt.
     usage : Usage
         Tokens in and out, where the server said.
+    from_store : bool
+        Whether it was there before the batch began.
     """
 
     position: int
@@ -52,6 +54,7 @@ class Answer:
     attempts: int
     latency: float | None
     usage: Usage
+    from_store: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Columns:
     errors: list[Exception | None]
     attempts: array[int]
     latency: array[float]
+    from_store: bytes
 
     @property
     def usages(self) -> list[Usage]:
@@ -73,15 +77,26 @@ class Columns:
 class Answers:
     """The answers of one batch, a column each, position by position, and the order in which they came.
 
-    One thread fills it; any may read.
+    Any thread may fill it, and any may read.
+
+    Attributes
+    ----------
+    keeps : bool
+        Whether replies are kept in memory.
+    reused : int
+        How many rows have their answer from the store.
     """
+
+    keeps = True
 
     def __init__(self) -> None:
         self.status = bytearray()
+        self.reused = 0
         self._replies: list[Any] = []
         self._errors: list[Exception | None] = []
-        self._attempts = array("L")
+        self._attempts = array("I")
         self._latency = array("d")
+        self._from_store = bytearray()
         self.log: list[int] = []
         """Positions in the order in which they were answered; a row that was asked again stands in it again."""
         self._logged = array("q")  # of each row: where in the log its answer stands; -1 while there is none
@@ -99,12 +114,16 @@ class Answers:
             if more <= 0:
                 return
             self.status.extend(bytes(more))
-            self._replies.extend([None] * more)
-            self._errors.extend([None] * more)
             self._attempts.extend([0] * more)
             self._latency.extend([math.nan] * more)
-            self._logged.extend([-1] * more)
+            self._from_store.extend(bytes(more))
             self.counts[WAITING] += more
+            self._extend(more)
+
+    def _extend(self, more: int) -> None:
+        self._replies.extend([None] * more)
+        self._errors.extend([None] * more)
+        self._logged.extend([-1] * more)
 
     def set(
         self,
@@ -114,26 +133,40 @@ class Answers:
         error: Exception | None = None,
         attempts: int = 0,
         latency: float = math.nan,
+        *,
+        from_store: bool = False,
     ) -> None:
         """Fill one row; an ok or failed one goes into the log."""
         with self._lock:
             self.counts[self.status[position]] -= 1
             self.counts[status] += 1
+            self.reused += from_store - self._from_store[position]
             self.status[position] = status
-            self._replies[position] = reply
-            self._errors[position] = error
             self._attempts[position] = attempts
             self._latency[position] = latency
-            if status in (OK, FAILED):
-                self._logged[position] = len(self.log)
-                self.log.append(position)
-            else:
-                self._logged[position] = -1
+            self._from_store[position] = from_store
+            self._keep(position, status, reply, error)
+
+    def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
+        self._replies[position] = reply
+        self._errors[position] = error
+        if status in (OK, FAILED):
+            self._logged[position] = len(self.log)
+            self.log.append(position)
+        else:
+            self._logged[position] = -1
 
     def columns(self) -> Columns:
         """All rows as they stand now."""
         with self._lock:
-            return Columns(bytes(self.status), self._replies[:], self._errors[:], self._attempts[:], self._latency[:])
+            return Columns(
+                bytes(self.status),
+                self._replies[:],
+                self._errors[:],
+                self._attempts[:],
+                self._latency[:],
+                bytes(self._from_store),
+            )
 
     def logged(self, place: int, label: Callable[[int], Any], item: Callable[[int], Any]) -> Answer | None:
         """The answer at a place in the log; None if its row was asked again since."""
@@ -143,8 +176,10 @@ class Answers:
                 return None
             status, reply, error = STATUSES[self.status[position]], self._replies[position], self._errors[position]
             attempts, latency = self._attempts[position], self._latency[position]
+            found = bool(self._from_store[position])
         took = None if math.isnan(latency) else latency
-        return Answer(position, label(position), item(position), reply, error, status, attempts, took, usage_of(reply))
+        place, asked, usage = label(position), item(position), usage_of(reply)
+        return Answer(position, place, asked, reply, error, status, attempts, took, usage, found)
 
     def summary(self) -> list[str]:
         """Lines on latency, tokens, further attempts and kinds of failure, each only if there is something to say."""
@@ -154,9 +189,7 @@ class Answers:
             cuts = statistics.quantiles(latencies, n=20, method="inclusive")
             longest = max(latencies)
             lines.append(f"latency: median {cuts[9]:.2f} s, 95 % within {cuts[18]:.2f} s, longest {longest:.2f} s")
-        usages = rows.usages
-        tokens_in = sum(usage.input_tokens or 0 for usage in usages)
-        tokens_out = sum(usage.output_tokens or 0 for usage in usages)
+        tokens_in, tokens_out = self._tokens()
         if tokens_in or tokens_out:
             lines.append(f"tokens: {tokens_in:,} in, {tokens_out:,} out")
         again = sum(attempts - 1 for attempts in rows.attempts if attempts > 1)
@@ -166,6 +199,35 @@ class Answers:
         if kinds:
             lines.append("failures: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()))
         return lines
+
+    def _tokens(self) -> tuple[int, int]:
+        """In and out, of what was asked for: what came from the store was paid for before."""
+        usages = [usage_of(reply) for reply, found in zip(self._replies, self._from_store, strict=True) if not found]
+        return (
+            sum(usage.input_tokens or 0 for usage in usages),
+            sum(usage.output_tokens or 0 for usage in usages),
+        )
+
+
+class Tally(Answers):
+    """The same without replies and errors, which are in the store alone: 14 bytes a row."""
+
+    keeps = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._input_tokens = self._output_tokens = 0
+
+    def _extend(self, more: int) -> None:
+        """Nothing more is kept."""
+
+    def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
+        usage = Usage() if self._from_store[position] else usage_of(reply)
+        self._input_tokens += usage.input_tokens or 0
+        self._output_tokens += usage.output_tokens or 0
+
+    def _tokens(self) -> tuple[int, int]:
+        return self._input_tokens, self._output_tokens
 
 
 def usage_of(reply: Any) -> Usage:

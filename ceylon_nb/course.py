@@ -5,7 +5,7 @@
     running ──► done        every row is answered
        │   ├──► stopped     everything fails alike, or the items stopped coming; `error` says so
        │   ├──► cancelled   by hand, by an interrupt, or at the deadline
-       ▼   └──► paused      by hand, or because a worker was ended from outside
+       ▼   └──► paused      by hand, because a worker was ended from outside, or by a store that cannot be written
     (resume leads back from each but done, retry_failed from done as well)
 
 The methods without an underscore may be called from any thread, return at once, and may be called twice; what they
@@ -22,12 +22,14 @@ from concurrent.futures import Future
 from typing import Any
 
 from . import loop as loops
-from .answers import CANCELLED, FAILED, OK, Answers
+from .answers import CANCELLED, FAILED, OK
 from .errors import ungrouped
 from .frames import Source
+from .keeping import Keeper
 from .loop import call_in, hold_awake, running
 from .news import News
 from .stopwatch import Stopwatch
+from .storage.ledger import Ledger
 from .workers import Workers
 
 log = logging.getLogger("ceylon_nb")
@@ -50,9 +52,10 @@ class Course:
 
     def __init__(
         self,
+        prepare: Callable[[Any], Any],
         call: Callable[[Any], Awaitable[Any]],
         source: Source,
-        answers: Answers,
+        keeper: Keeper,
         news: News,
         *,
         max_at_once: int,
@@ -64,9 +67,12 @@ class Course:
         self.loop = running() or loops.background()
         self.stopwatch = Stopwatch(deadline)
         self.workers = Workers(
-            call, source, answers, max_at_once, self.stopwatch.left, news.changed, self._settle, self._lost
+            prepare, call, source, keeper, max_at_once, self.stopwatch.left, self._settle, self._lost
         )
-        self._answers = answers
+        self._answers = keeper.answers
+        self._keeper = keeper
+        keeper.changed = lambda: call_in(self.loop, self._kept)
+        self._waits_for_store = False
         self._news = news
         self._let_go: Callable[[], None] | None = None
         self._lock = threading.Lock()
@@ -88,6 +94,11 @@ class Course:
         if self.state != "done":
             self._reopen()
         call_in(self.loop, self._resume)
+
+    def move(self, ledger: Ledger | None) -> None:
+        """Write to another file from now on, or to none."""
+        call_in(self.loop, self._keeper.use, ledger)
+        call_in(self.loop, self._keeper.open)
 
     def retry_failed(self) -> None:
         """Ask again for what failed."""
@@ -151,10 +162,32 @@ class Course:
             self.stopwatch.start(self._cancel)
         if self._let_go is None:
             self._let_go = hold_awake(self.loop)
-        self.workers.start(only_again=only_again)
+        self.workers.only_again = only_again
+        self._waits_for_store = True
+        self._keeper.open()
+        self._kept()
+
+    def _kept(self) -> None:
+        """Rows were shown, or the store is open, or it failed."""
+        if self._keeper.error is not None:
+            self._store_failed(self._keeper.error)
+        elif self._waits_for_store and self._keeper.ready and self.state == "running":
+            self._waits_for_store = False
+            self.workers.start()
         self._news.changed()
-        if self.workers.idle:
+        if self.workers.idle and self._let_go is not None:
             self._settle()
+
+    def _store_failed(self, error: BaseException) -> None:
+        if self.error is None:
+            error.add_note(
+                f"{self._keeper.unwritten:,} answers are in run.frame and not on disk; nothing more is asked. "
+                "run.resume() writes them and goes on, run.resume(store=None) goes on without a store."
+            )
+            log.warning("%r: %s %s", self._news.batch, error, error.__notes__[-1])
+        self.error = error
+        if self.state == "running":
+            self._stand_still("paused")
 
     def _pause(self) -> None:
         if self.state == "running":
@@ -187,7 +220,14 @@ class Course:
     def _settle(self) -> None:
         """Decide what it means that no worker is left."""
         workers = self.workers
-        if self.state in ("running", "paused") and (workers.stuck or not workers.rows_left):
+        if not self._keeper.settled:
+            self._keeper.flush()
+            return
+        if self._keeper.error is not None:
+            pass  # whoever waits is told; what is not on disk stays with the keeper
+        elif self._waits_for_store and self.state == "running":
+            return
+        elif self.state in ("running", "paused") and (workers.stuck or not workers.rows_left):
             self.error = self._reason_to_stop()
             ended = "cancelled" if workers.only_again else "done"
             self._stand_still(ended if self.error is None else "stopped")
@@ -197,7 +237,9 @@ class Course:
         if self._let_go is not None:
             self._let_go()
             self._let_go = None
-        if self.state != "paused":
+        if self._keeper.error is None and self.state != "paused":
+            self._keeper.close()
+        if self.error is not None or self.state != "paused":
             self._finish()
         self._news.tell()
 

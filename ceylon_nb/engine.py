@@ -18,14 +18,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import frames
 from . import loop as loops
-from .answers import CANCELLED, FAILED, OK, Answer, Answers
+from .answers import CANCELLED, FAILED, OK, Answer
 from .course import Course
 from .errors import ConfigurationError, WrongLoop
 from .interrupts import explained, listen
+from .keeping import Keeper
 from .loop import FAREWELL, awake, call_in, running
-from .messages import Text
+from .messages import Text, sendable
 from .news import Listener, News
 from .policy import check_options, with_policy
+from .storage.identity import Family, Question
+from .storage.ledger import Ledger
+from .storage.place import StoreLike
+from .work import Storing, Work
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +40,9 @@ AT_ONCE = 8
 
 VIEWS = "ceylon_nb.views:attach"
 """Who shows a batch; found by name when one begins, as nothing here imports a view."""
+
+OPENING = 0.1
+"""Seconds that a cell waits for its store, to say at once what is wrong with it. A slow one is waited for later."""
 
 View: TypeAlias = "str | Callable[[Batch], object] | None"
 
@@ -48,6 +56,11 @@ def batch(
     timeout: float | None = None,
     deadline: float | None = None,
     attempts: int = 1,
+    key: Callable[[Any], str] | None = None,
+    store: StoreLike = "auto",
+    fresh: bool = False,
+    dedupe: bool = False,
+    keep: bool = True,
     view: View = "auto",
     name: str | None = None,
 ) -> Batch:
@@ -69,16 +82,31 @@ def batch(
         Seconds for the whole batch; it then ends with what it has. It stands still while the batch is paused.
     attempts : int
         Calls for one item, in all. What an agent has already tried again is not tried again here.
+    key : callable, optional
+        Takes an item and returns the text by which the function's reply to it is known: the same function (by module
+        and name) and the same text mean the same question. Without it nothing is stored, as a function may change.
+    store : "auto", path or None
+        Where answers are kept, so that the same batch run again asks only for what is missing: ``"auto"`` is
+        ``.ceylon_nb/answers.sqlite`` beside the notebook (CEYLON_NB_STORE moves it, or switches it off); None is
+        nowhere. Replies have to be what JSON can say. An answer is shown once it is on disk.
+    fresh : bool
+        Ask for everything anew; the answers that there were are kept, too.
+    dedupe : bool
+        Ask equal questions once. Otherwise three equal rows are three questions and three answers.
+    keep : bool
+        Keep replies in memory. Without, they are in the store alone, and there is no frame: for millions of rows.
     view : str, callable or None
         ``"auto"``: in a notebook, a view in the cell; ``"terminal"``: a progress bar; None: nothing. Or a function
         that is given the batch and listens to it.
     name : str, optional
-        What to call it.
+        What to call it, here and in the store.
 
     Raises
     ------
     ConfigurationError
         An option or the items make no sense; nothing was called.
+    StoreError
+        The store cannot be used; nothing was called.
     """
     check_options(
         max_at_once=max_at_once,
@@ -91,23 +119,45 @@ def batch(
     if not callable(fn):
         raise ConfigurationError(f"batch() takes an async function of one item, not {type(fn).__name__}.")
     call = with_policy(fn, attempts, max_per_minute, timeout) if attempts > 1 or max_per_minute or timeout else fn
-    title = str(name or getattr(fn, "__name__", type(fn).__name__))
-    return start(call, frames.source(items), max_at_once=max_at_once, deadline=deadline, view=view, title=title)
+    named = getattr(fn, "__qualname__", type(fn).__name__)
+    family = identify = None
+    if key is not None:
+        family = Family(function=f"{getattr(fn, '__module__', '')}.{named}")
+        identify = functools.partial(_identify, family, key)
+    elif store not in ("auto", None):
+        raise ConfigurationError("A function's replies are stored by key=, a function from item to text.")
+    work = Work(call, title=str(name or named.rpartition(".")[2]), model=named, family=family, identify=identify)
+    return start(
+        work,
+        frames.source(items),
+        Storing(store, fresh=fresh, dedupe=dedupe, keep=keep),
+        max_at_once=max_at_once,
+        deadline=deadline,
+        view=view,
+    )
+
+
+def _identify(family: Family, key: Callable[[Any], str], item: Any) -> Question:
+    return family.asks(sendable(str(key(item))))
 
 
 def start(
-    call: Callable[[Any], Awaitable[Any]],
-    source: frames.Source,
-    *,
-    max_at_once: int,
-    deadline: float | None,
-    view: View,
-    title: str,
-    subtitle: str = "",
+    work: Work, source: frames.Source, storing: Storing, *, max_at_once: int, deadline: float | None, view: View
 ) -> Batch:
-    """Begin a batch of a call that has its own policy: what `batch` and `LlmAgent.map` are doors to."""
+    """Begin a batch: what `batch` and `LlmAgent.map` are doors to.
+
+    Raises
+    ------
+    ConfigurationError, StoreError
+        Nothing was called.
+    """
     listen()
-    run = Batch(call, source, max_at_once=max_at_once, deadline=deadline, title=title, subtitle=subtitle)
+    keeper = storing.keeper(work)
+    ledger = functools.partial(storing.ledger, work, keeper, source)
+    keeper.use(ledger(storing.store))
+    run = Batch(work, source, keeper, ledger, max_at_once=max_at_once, deadline=deadline)
+    keeper.open()
+    keeper.wait(OPENING)
     run.resume()
     if callable(view):
         run.show(view)
@@ -130,26 +180,37 @@ class Batch:
 
     def __init__(
         self,
-        call: Callable[[Any], Awaitable[Any]],
+        work: Work,
         source: frames.Source,
+        keeper: Keeper,
+        ledger: Callable[[StoreLike], Ledger | None],
         *,
         max_at_once: int,
         deadline: float | None,
-        title: str,
-        subtitle: str,
     ) -> None:
-        self.title = title
-        self.subtitle = subtitle
+        self.title = work.title
+        self.subtitle = work.subtitle
         self._source = source
-        self._answers = Answers()
+        self._answers = keeper.answers
+        self._keeper = keeper
+        self._ledger = ledger
         self._news = News(self)
-        self._course = Course(call, source, self._answers, self._news, max_at_once=max_at_once, deadline=deadline)
+        self._course = Course(
+            work.prepare, work.call, source, keeper, self._news, max_at_once=max_at_once, deadline=deadline
+        )
 
     # -- what there is ------------------------------------------------------------------------------------------
 
     @property
     def frame(self) -> pd.DataFrame:
-        """All rows as they stand now, on the input's own index; see `frames.to_frame` for the columns."""
+        """All rows as they stand now, on the input's own index; see `frames.to_frame` for the columns.
+
+        Raises
+        ------
+        ConfigurationError
+            With ``keep=False`` there is none.
+        """
+        self._check_kept()
         return frames.to_frame(self._answers, self._source)
 
     @property
@@ -159,7 +220,10 @@ class Batch:
 
     @property
     def state(self) -> str:
-        """``"running"``, ``"paused"``, ``"cancelled"``, ``"stopped"`` (by an error) or ``"done"``."""
+        """``"running"``, ``"paused"``, ``"cancelled"``, ``"stopped"`` (by an error) or ``"done"``.
+
+        A batch whose store fails is paused: what it has is in `frame`, and `resume` goes on.
+        """
         return self._course.state
 
     @property
@@ -183,6 +247,11 @@ class Batch:
         }
 
     @property
+    def from_store(self) -> int:
+        """How many rows had their answer in the store."""
+        return self._answers.reused
+
+    @property
     def elapsed(self) -> float:
         """Seconds that it has worked, pauses left out."""
         return self._course.stopwatch.elapsed
@@ -204,8 +273,10 @@ class Batch:
 
     def summary(self) -> str:
         """What happened, in a few lines of plain text."""
-        done, seconds = self._answers.counts[OK] + self._answers.counts[FAILED], self.elapsed
+        done, seconds = self._answers.counts[OK] + self._answers.counts[FAILED] - self.from_store, self.elapsed
         lines = [f"{self!r} in {seconds:.1f} s"]
+        if self.from_store:
+            lines.append(f"{self.from_store:,} from the store; fresh=True asks anew")
         if done and seconds:
             lines.append(f"{done / seconds:,.1f} answers a second, at most {self.max_at_once} at once")
         return Text("\n".join(lines + self._answers.summary()))
@@ -229,8 +300,16 @@ class Batch:
         """Send nothing new; rows in flight finish, and the deadline stands still."""
         self._course.pause()
 
-    def resume(self) -> None:
-        """Go on after a pause, a cancel, an interrupt, a deadline (which begins anew) or a stop."""
+    def resume(self, *, store: StoreLike = "auto") -> None:
+        """Go on after a pause, a cancel, an interrupt, a deadline (which begins anew), a stop, or a store that failed.
+
+        Parameters
+        ----------
+        store : "auto", path or None
+            Another file for what comes from now on and what is not on disk yet, or none; ``"auto"`` stays where it is.
+        """
+        if store != "auto":
+            self._course.move(self._ledger(store))
         self._course.resume()
 
     def retry_failed(self) -> None:
@@ -300,6 +379,7 @@ class Batch:
 
     async def _iterate(self, *, owning: bool) -> AsyncGenerator[Answer, None]:
         self._check_loop()
+        self._check_kept()
         answers, source, cursor, seen_all = self._answers, self._source, 0, False
         line, left = (self._interrupted, self.cancel) if owning else (self._left_alone, lambda: None)
         with explained(line, left=left):
@@ -346,7 +426,15 @@ class Batch:
     def _outcome(self) -> pd.DataFrame:
         if self._course.error is not None:
             raise self._course.error
-        return self.frame
+        return self.frame if self._answers.keeps else None  # type: ignore[return-value]
+
+    def _check_kept(self) -> None:
+        if not self._answers.keeps:
+            raise ConfigurationError(
+                f"With keep=False the answers are in {self._keeper.path} alone: "
+                f"ceylon_nb.store({str(self._keeper.path)!r}).frame({self.title!r}) reads them, .export(…) writes them "
+                "to a file."
+            )
 
     def _check_loop(self) -> None:
         """Refuse to wait for what cannot come."""

@@ -245,6 +245,17 @@ def detail(error: BaseException) -> str:
     return " ".join(str(text).split())[:200].rstrip(".")
 
 
+def describe(error: BaseException | str | None) -> str | None:
+    """An error as one line: its kind and what it says; what is a line by now stays as it is."""
+    if error is None or isinstance(error, str):
+        return error
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - one that cannot say what it is must not hide all the others
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def drop_tracebacks(error: BaseException) -> None:
     """Forget where an error and its causes came from, not what they say: 200 lines of HTTP libraries help nobody."""
     for cause in causes(error):

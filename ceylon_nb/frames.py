@@ -1,4 +1,4 @@
-"""Items in, frames out: the only place that knows pandas.
+"""Items in, frames out.
 
 * `source` turns whatever the user has into numbered items with labels: DataFrame, Series, list, mapping, any iterable
   or async iterable. What can change is copied, so that nothing changes under a running batch; a stream is pulled from
@@ -9,11 +9,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import os
 import sys
-import warnings
 import weakref
 from collections.abc import (
     AsyncIterable,
@@ -26,13 +23,12 @@ from collections.abc import (
     Set,
     ValuesView,
 )
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .answers import FAILED, STATUSES, Answers
-from .errors import CeylonError, ConfigurationError
+from .errors import CeylonError, ConfigurationError, describe
 from .loop import call_in, retrieve
-from .messages import Reply, decode_json
+from .messages import Reply
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +107,9 @@ class Source:
         """Have the item at `position` ready; False when there is none."""
         return self.total is not None and position < self.total
 
+    def forget(self, position: int) -> None:
+        """Let go of an item that nobody will ask about again."""
+
 
 class Stream(Source):
     """Items of an iterable, pulled when a worker is free, one at a time, and kept."""
@@ -139,6 +138,10 @@ class Stream(Source):
                 return False
             self._items.append(item)
         return True
+
+    def forget(self, position: int) -> None:
+        """Let go of an item that nobody will ask about again."""
+        self._items[position] = None
 
     async def _next(self) -> Any:
         """The next item of an async iterable, awaited in a task of its own.
@@ -258,7 +261,7 @@ def to_frame(answers: Answers, items: Source) -> pd.DataFrame:
             "input_tokens": pd.array([usage.input_tokens for usage in usages] + [None] * pad, dtype="Int64"),
             "output_tokens": pd.array([usage.output_tokens for usage in usages] + [None] * pad, dtype="Int64"),
             "finish_reason": _objects(reasons, index),
-            "from_store": np.zeros(length, dtype=bool),
+            "from_store": np.pad(np.array(memoryview(rows.from_store), dtype=bool), (0, pad)),
         },
         index=index,
     )
@@ -270,17 +273,6 @@ def failed_rows(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[failed].copy()
     rows.insert(0, "position", failed.nonzero()[0])
     return rows
-
-
-def describe(error: BaseException | None) -> str | None:
-    """An error as one line: its kind and what it says."""
-    if error is None:
-        return None
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - one that cannot say what it is must not hide all the others
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _objects(values: list[Any], index: Any) -> pd.Series[Any]:
@@ -303,90 +295,3 @@ def _pandas_index(index: Any, length: int) -> Any:
     if index is None:
         return pd.RangeIndex(length)
     return index if isinstance(index, pd.Index) else pd.Index(index, tupleize_cols=False)
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
-FORMATS = (".csv", ".jsonl")
-
-
-def check_path(path: Path) -> None:
-    """Refuse a file that cannot be written to, before anything is sent.
-
-    Raises
-    ------
-    ConfigurationError
-        Neither .csv nor .jsonl, in a folder that is not there, or not ours to write to.
-    """
-    _check_format(path)
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"There is no folder {path.parent}.")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ConfigurationError(f"{path} cannot be written to.")
-
-
-def _check_format(path: Path) -> str:
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise ConfigurationError(f"{path} is neither .csv nor .jsonl.")
-    return suffix
-
-
-def read(path: Path) -> pd.DataFrame:
-    """A table from a .csv file (every cell as the text it is) or a .jsonl file (an object a line, cells as they are).
-
-    Raises
-    ------
-    ConfigurationError
-        It is not there, or cannot be read.
-    """
-    import pandas as pd
-
-    suffix = _check_format(path)
-    try:
-        if suffix == ".jsonl":
-            return pd.DataFrame(list(_objects_in(path)), dtype=object)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that no column has a name for
-            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        raise ConfigurationError(f"{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
-
-
-def _objects_in(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    found = decode_json(line)
-                except ValueError as error:
-                    raise ValueError(f"line {number} is not JSON: {error}") from error
-                if not isinstance(found, dict):
-                    raise ValueError(f"line {number} is not an object but a {type(found).__name__}")
-                yield found
-
-
-def as_csv(frame: pd.DataFrame) -> str:
-    r"""A table as CSV (RFC 4180); were its lines to end in ``\n`` alone, a ``\r`` in a cell would not be quoted."""
-    return frame.to_csv(index=False, lineterminator="\r\n")
-
-
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table to a .csv or .jsonl file, empty cells as nothing and as null."""
-    if _check_format(path) == ".csv":
-        path.write_text(as_csv(frame), encoding="utf-8", newline="")
-        return
-    with path.open("w", encoding="utf-8") as file:
-        for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-
-def joined(items: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """The input's columns and then the answers'; one that the input has already is named ``answer_…``."""
-    names = {}
-    for name in answers:
-        names[name] = name
-        while names[name] in items:
-            names[name] = f"answer_{names[name]}"
-    return items.join(answers.rename(columns=names))

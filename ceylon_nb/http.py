@@ -5,7 +5,7 @@
   pool freezes the loop at 100 connections and more.
 * Sessions belong to one loop. They are kept per loop and end with it: an async generator parked on the loop closes its
   session when the loop shuts its generators down, and nobody has to remember to.
-* Every foreign exception is translated in one place, `translate`; a test holds that none is unmapped.
+* Every foreign exception is translated in one place, `foreign.translate`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import atexit
 import contextlib
 import functools
 import os
-import socket
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -24,12 +23,12 @@ from typing import Any, TypeAlias
 
 import aiohttp
 import httpx
-from aiohttp.http_exceptions import HttpProcessingError
 from httpx_aiohttp import AiohttpTransport
 
 from . import errors
+from .foreign import translate
 from .loop import TimeLimit, patient_timeout
-from .urls import Address, mask, proxy_for
+from .urls import Address, proxy_for
 
 Transport: TypeAlias = httpx.AsyncBaseTransport
 
@@ -193,7 +192,7 @@ class Client:
             raise
         except Exception as error:
             cause = errors.ungrouped(error)
-            found = translate(cause, self._address, timeout, self._help_connecting)
+            found = translate(cause, self._address, CONNECT_TIMEOUT, timeout, self._help_connecting)
             if found is None:
                 raise
             raise found from cause
@@ -332,81 +331,6 @@ def _close_at_exit() -> None:
     for (loop, *_), pool in list(_pools.items()):
         if not loop.is_running():
             loop.run_until_complete(pool.keeper.aclose())
-
-
-# -- foreign errors --------------------------------------------------------------------------------------------------
-
-_TRANSLATIONS: list[tuple[type[errors.RequestError], str, tuple[type[BaseException], ...]]] = [
-    (
-        errors.ConnectionTimeout,
-        f"No connection to {{url}} within {CONNECT_TIMEOUT:g} s. {{help}}",
-        (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout, httpx.PoolTimeout),
-    ),
-    (
-        errors.RequestTimeout,
-        "No answer from {url} {in_time}. Raise `timeout`, or lower `max_at_once` if the server works through a queue.",
-        (TimeoutError, aiohttp.ServerTimeoutError, httpx.TimeoutException),
-    ),
-    (
-        errors.TLSFailed,
-        "No secure connection to {url}: {detail}. If an authority of your own signs there, set SSL_CERT_FILE to its "
-        "certificate; if the server speaks plain HTTP, write http://.",
-        (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch),
-    ),
-    (
-        errors.ConnectionFailed,
-        "Cannot connect to {url}: there is no host of that name. Check base_url, and the network.",
-        (aiohttp.ClientConnectorDNSError, socket.gaierror),
-    ),
-    (
-        errors.ConnectionFailed,
-        "The proxy does not let us through to {url}: {detail}. Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY.",
-        (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError, httpx.ProxyError),
-    ),
-    (
-        errors.ConnectionFailed,
-        "Cannot connect to {url}: {detail}. {help}",
-        (aiohttp.ClientConnectorError, aiohttp.InvalidURL, httpx.ConnectError, ConnectionRefusedError),
-    ),
-    (
-        errors.ConnectionLost,
-        "The connection to {url} was lost before the whole answer had come. Ask again.",
-        (aiohttp.ClientPayloadError, httpx.ReadError),
-    ),
-    (
-        errors.ConnectionLost,
-        "The connection to {url} broke before an answer came: {detail}. Ask again.",
-        (aiohttp.ClientConnectionError, httpx.NetworkError, httpx.RemoteProtocolError, OSError),
-    ),
-    (
-        errors.BadReply,
-        "What came back from {url} cannot be read: {detail}. Check what answers at this address.",
-        (aiohttp.ClientError, httpx.HTTPError, httpx.InvalidURL, HttpProcessingError, zlib.error),
-    ),
-]
-
-
-def translate(
-    error: BaseException, address: Address, timeout: float | None = None, help_connecting: str = ""
-) -> errors.RequestError | None:
-    """The library's error for one of aiohttp's, httpx's or the socket's; None for anything else.
-
-    httpx-aiohttp calls many faults ConnectTimeout, httpcore ConnectError: what they were raised from decides.
-    """
-    url = address.url
-    if isinstance(error, RuntimeError) and str(error) == "Session is closed":  # aiohttp's words
-        return errors.ConnectionLost(f"The transport that was to ask {url} is closed: hand in an open one.", url=url)
-    telling = (aiohttp.ClientError, ssl.SSLError, socket.gaierror)
-    causes = errors.causes(error) if isinstance(error, httpx.HTTPError) else ()
-    root = next((cause for cause in causes if isinstance(cause, telling)), error)
-    in_time = "in time" if timeout is None else f"within {timeout:g} s"
-    for found, text, kinds in _TRANSLATIONS:
-        if isinstance(root, kinds):
-            said = text.format(
-                url=url, in_time=in_time, help=help_connecting, detail=mask(address.hide(errors.detail(root)))
-            )
-            return found(said.strip(), url=url)
-    return None
 
 
 # -- answers without a socket ----------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .answers import CANCELLED, FAILED, OK, WAITING, Answers
-from .errors import CeylonError, InvalidItem, RequestError, ungrouped
+from .answers import CANCELLED, FAILED, OK, WAITING
+from .errors import CeylonError, InvalidItem, NotRecorded, RequestError, StoreError, ungrouped
 from .frames import Source
+from .keeping import Keeper
 from .kernel import just_interrupted
 from .loop import clock
 from .messages import Reply
@@ -37,38 +38,41 @@ class Workers:
 
     Parameters
     ----------
+    prepare : callable
+        Makes a question of an item; the errors it raises are the row's.
     call : async callable
-        Takes an item, returns its reply.
+        Takes a question, returns its reply.
     source : Source
         Where items come from.
-    answers : Answers
+    keeper : Keeper
         Where replies and errors go.
     limit : int
         How many rows may be in flight at once. May be changed at any time; `spawn` then.
     left : callable
         Seconds until the batch's deadline.
-    on_answer, on_idle, on_lost : callable
-        Called after each answer; when no worker is left; and with the reason and a row's position, or None if it had
-        none, when a worker was ended by something else than `abort` (its row waits again).
+    on_idle, on_lost : callable
+        Called when no worker is left; and with the reason and a row's position, or None if it had none, when a worker
+        was ended by something else than `abort` (its row waits again).
     """
 
     def __init__(
         self,
+        prepare: Callable[[Any], Any],
         call: Callable[[Any], Awaitable[Any]],
         source: Source,
-        answers: Answers,
+        keeper: Keeper,
         limit: int,
         left: Callable[[], float],
-        on_answer: Callable[[], None],
         on_idle: Callable[[], None],
         on_lost: Callable[[BaseException, int | None], None],
     ) -> None:
+        self._prepare = prepare
         self._call = call
         self.source = source
-        self.answers = answers
+        self.answers = keeper.answers
         self.limit = limit
+        self._keeper = keeper
         self._left = left
-        self._on_answer = on_answer
         self._on_idle = on_idle
         self._on_lost = on_lost
         self.pulling = False
@@ -83,13 +87,15 @@ class Workers:
         self._at_source: asyncio.Task[None] | None = None
         self._ramp: asyncio.TimerHandle | None = None
         self._alike: list[Exception] = []
+        self._succeeded = 0
+        self._fatal: Exception | None = None
         self._breathed, self._breathing = clock(), False
 
     # -- control ------------------------------------------------------------------------------------------------
 
-    def start(self, *, only_again: bool) -> None:
+    def start(self) -> None:
         """Work; with `only_again` on nothing that was not asked for before. A source that failed is tried again."""
-        self.pulling, self.only_again = True, only_again
+        self.pulling = True
         self.source_error = None
         self.spawn()
 
@@ -116,6 +122,7 @@ class Workers:
     def ask_again(self, status: int) -> None:
         """Have every row of that status wait again, in order, before any new one."""
         self._alike.clear()
+        self._fatal = None
         found = [position for position, code in enumerate(self.answers.status) if code == status]
         for position in found:
             self.answers.set(position, WAITING)
@@ -124,7 +131,8 @@ class Workers:
     def forget_loop(self) -> None:
         """Move to another loop: the one the workers ran on is closed, and they with it."""
         self.pulling = False
-        self._again.extendleft(sorted(self.in_flight.values(), reverse=True))
+        for position in sorted(self.in_flight.values(), reverse=True):
+            self._again.extendleft(sorted([position, *self._keeper.release(position)], reverse=True))
         self.in_flight.clear()
         self._tasks.clear()
         self._aborted.clear()
@@ -145,8 +153,10 @@ class Workers:
 
     @property
     def stuck(self) -> Exception | None:
-        """The first error, when everything fails like it and nothing has succeeded."""
-        if len(self._alike) < ALIKE or self.answers.counts[OK]:
+        """The first error, when everything fails like it and nothing that was asked has succeeded."""
+        if self._fatal is not None:
+            return self._fatal
+        if len(self._alike) < ALIKE or self._succeeded:
             return None
         kinds = {(type(error), getattr(error, "status", None)) for error in self._alike}
         return self._alike[0] if len(kinds) == 1 else None
@@ -185,12 +195,10 @@ class Workers:
                 return
             self.in_flight[task] = position
             await self._ask(task, position)
-            del self.in_flight[task]
-            self._on_answer()
-            if self.answers.counts[OK] == 1:  # until now all may have failed alike, and workers left
-                asyncio.get_running_loop().call_soon(self.spawn)
+            self.in_flight.pop(task, None)
             if clock() - self._breathed > BREATH:
                 await self._breathe()
+            await self._keeper.room()
 
     async def _breathe(self) -> None:
         """Let the loop go round: all workers do, until it has."""
@@ -238,7 +246,11 @@ class Workers:
         attempts_made.set(1)
         began = clock()
         try:
-            reply = await self._call(item)
+            question = self._prepare(item)
+            if await self._is_answered(task, position, question):
+                return
+            began = clock()
+            reply = await self._call(question)
         except asyncio.CancelledError as error:
             if just_interrupted():
                 self.pulling = False  # at once: others may have a row in hand by the next round of the loop
@@ -258,11 +270,35 @@ class Workers:
             if isinstance(reply, Reply):
                 attempts = reply.attempts
                 took = reply.latency if reply.latency is not None else took
-            self.answers.set(position, OK, reply, attempts=attempts, latency=took)
+            self._succeed(position, reply, attempts, took)
+
+    async def _is_answered(self, task: asyncio.Task[None], position: int, question: Any) -> bool:
+        """Whether nothing is to be asked for this row: it is in the store, or another row's answer will be its own."""
+        try:
+            answered = await self._keeper.already(position, question)
+        except StoreError as error:
+            del self.in_flight[task]
+            self._keeper.release(position)
+            self._again.appendleft(position)
+            self._keeper.failed([], error)
+            return True
+        if answered and not self.answers.keeps:
+            self.source.forget(position)
+        return answered
+
+    def _succeed(self, position: int, reply: Any, attempts: int, took: float) -> None:
+        self._succeeded += 1
+        if not self.answers.keeps:
+            self.source.forget(position)
+        self._keeper.keep(position, OK, reply, attempts=attempts, latency=took)
+        if self._succeeded == 1:  # until now all may have failed alike, and workers left
+            asyncio.get_running_loop().call_soon(self.spawn)
 
     def _fail(self, position: int, item: Any, error: Exception, took: float) -> None:
         attempts = attempts_made.get()
-        if isinstance(error, InvalidItem):
+        if isinstance(error, NotRecorded):
+            attempts, self._fatal = 0, self._fatal or error
+        elif isinstance(error, InvalidItem):
             attempts, took = 0, math.nan
         elif len(self._alike) < ALIKE:
             self._alike.append(error)
@@ -275,7 +311,7 @@ class Workers:
             error.__context__ = error.__cause__ = None
         else:
             traceback.clear_frames(error.__traceback__)
-        self.answers.set(position, FAILED, error=error, attempts=attempts, latency=took)
+        self._keeper.keep(position, FAILED, error=error, attempts=attempts, latency=took)
 
     def _abort(self, task: asyncio.Task[None]) -> None:
         if task not in self._aborted:
@@ -288,10 +324,13 @@ class Workers:
         self._aborted.discard(task)
         end = asyncio.CancelledError() if task.cancelled() else task.exception()
         position = self.in_flight.pop(task, None)
-        if position is not None and aborted and (not self.pulling or self.only_again):
-            self.answers.set(position, CANCELLED)
-        elif position is not None:
-            self._again.appendleft(position)
+        if position is not None:
+            rows = sorted([position, *self._keeper.release(position)], reverse=True)
+            if aborted and (not self.pulling or self.only_again):
+                for row in rows:
+                    self.answers.set(row, CANCELLED)
+            else:
+                self._again.extendleft(rows)
         if end is not None and not aborted:
             self._on_lost(end, position)
         if self.idle:

@@ -10,10 +10,11 @@ PERSONAL = ("CEYLON_NB_", "OLLAMA_", "OPENAI_")
 
 @pytest.fixture(scope="session", autouse=True)
 def _nobodys_environment() -> Iterator[None]:
-    """No test meets the model server, the key or the options of whoever runs it."""
+    """No test meets the model server, the key or the options of whoever runs it, and none leaves answers behind."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(PERSONAL)]:
             patch.delenv(name)
+        patch.setenv("CEYLON_NB_STORE", "off")
         yield
 
 

@@ -42,17 +42,17 @@ async def mixed(server: ModelServer, doomed: ModelServer, seen: list[weakref.ref
     """Everything that can happen to a call, once."""
     refused = f"http://127.0.0.1:{doomed.port}"
     async with LlmAgent("a", "ollama::mock", base_url=server.url, attempts=2) as agent:
-        run = agent.map([f"row {n}" for n in range(30)], view=None)  # to its end
+        run = agent.map([f"row {n}" for n in range(30)], view=None, fresh=True)  # to its end
         seen.append(weakref.ref(run))
         assert len(await run) == 30
 
-        run = agent.map([f"hang {n}" for n in range(20)], view=None)  # cancelled midway
+        run = agent.map([f"hang {n}" for n in range(20)], view=None, fresh=True)  # cancelled midway
         seen.append(weakref.ref(run))
         await server.until(lambda server: server.active == 8)
         run.cancel()
         await run
 
-        run = agent.map([f"hang {n}" for n in range(20)], view=None)  # its awaiter interrupted
+        run = agent.map([f"hang {n}" for n in range(20)], view=None, fresh=True)  # its awaiter interrupted
         seen.append(weakref.ref(run))
         awaiting = asyncio.ensure_future(awaited(run))
         await server.until(lambda server: server.active == 8)
@@ -60,27 +60,27 @@ async def mixed(server: ModelServer, doomed: ModelServer, seen: list[weakref.ref
         with contextlib.suppress(asyncio.CancelledError):
             await awaiting
 
-        run = agent.map([f"row {n}" for n in range(20)], view=None)  # left early
+        run = agent.map([f"row {n}" for n in range(20)], view=None, fresh=True)  # left early
         seen.append(weakref.ref(run))
         async for _ in run:
             break
-        run = agent.map([f"row {n}" for n in range(20)], view=None)  # paused, and forgotten
+        run = agent.map([f"row {n}" for n in range(20)], view=None, fresh=True)  # paused, and forgotten
         seen.append(weakref.ref(run))
         run.pause()
-        run = batch(fails, range(20), view=None)  # stopped by its errors
+        run = batch(fails, range(20), view=None, fresh=True)  # stopped by its errors
         seen.append(weakref.ref(run))
         with contextlib.suppress(LookupError):
             await run
-        run = agent.map([f"busy {n}" for n in range(5)], view=None)  # 429s
+        run = agent.map([f"busy {n}" for n in range(5)], view=None, fresh=True)  # 429s
         seen.append(weakref.ref(run))
         await run
-        run = agent.map([f"cut {n}" for n in range(4)], attempts=1, view=None)  # lost replies
+        run = agent.map([f"cut {n}" for n in range(4)], attempts=1, view=None, fresh=True)  # lost replies
         seen.append(weakref.ref(run))
         await run
-        run = LlmAgent("f", fails).map(range(3), view=None)  # a model of one's own
+        run = LlmAgent("f", fails).map(range(3), view=None, fresh=True)  # a model of one's own
         seen.append(weakref.ref(run))
         await run
-        run = agent.map(["hang"], timeout=0.05, attempts=1, view=None)
+        run = agent.map(["hang"], timeout=0.05, attempts=1, view=None, fresh=True)
         seen.append(weakref.ref(run))
         await run
         del run, awaiting

@@ -35,7 +35,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ceylon_nb import LlmAgent, errors, http, loop
-from ceylon_nb.http import Client, Transport, translate
+from ceylon_nb.foreign import translate
+from ceylon_nb.http import Client, Transport
 from ceylon_nb.testing import Fault, ModelServer, faults
 from ceylon_nb.urls import Address, is_loopback, mask, proxy_for
 
@@ -562,7 +563,7 @@ def test_a_server_that_never_finishes_the_handshake(monkeypatch: pytest.MonkeyPa
     with RawServer(None) as mute:
         error = failure(mute.url.replace("http:", "https:"))
     assert type(error) is errors.ConnectionTimeout
-    assert re.fullmatch(r"No connection to \S+ within 10 s\. Is it running\?", str(error))
+    assert re.fullmatch(r"No connection to \S+ within 0\.05 s\. Is it running\?", str(error))
 
 
 # -- broken answers --------------------------------------------------------------------------------------------------
@@ -1088,6 +1089,7 @@ def test_a_loop_that_is_never_closed_is_left_in_order(server: ModelServer) -> No
 # -- every foreign error ---------------------------------------------------------------------------------------------
 
 WHERE = Address.of("http://host:1/api/chat", KEY)
+PATIENCE = 10.0
 PLACE = ConnectionKey("host", 1, False, True, None, None, None)
 ASKED = RequestInfo(
     URL("http://host:1"), "POST", CIMultiDictProxy(CIMultiDict({"Authorization": KEY})), URL("http://host:1")
@@ -1128,7 +1130,7 @@ SYSTEM = sorted({kind for kind in family(OSError) if kind.__module__ in ("builti
 @pytest.mark.parametrize("kind", [*AIOHTTP, *HTTPX, *SYSTEM], ids=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
 def test_every_foreign_error_is_translated(kind: type[BaseException]) -> None:
     foreign = instance(kind, f"said {KEY}\n<object at 0x7f>")
-    found = translate(foreign, WHERE, 3.0, "Is it running?")
+    found = translate(foreign, WHERE, PATIENCE, 3.0, "Is it running?")
     assert found is not None
     assert found.url == WHERE.url
     text = str(found)
@@ -1144,7 +1146,7 @@ def test_what_httpx_aiohttp_makes_of_an_error_changes_nothing(kind: type[BaseExc
     foreign = instance(kind, "said")
     wrapped = httpx.ConnectTimeout("said")
     wrapped.__cause__ = foreign
-    assert type(translate(wrapped, WHERE)) is type(translate(foreign, WHERE))
+    assert type(translate(wrapped, WHERE, PATIENCE)) is type(translate(foreign, WHERE, PATIENCE))
 
 
 @pytest.mark.parametrize(
@@ -1152,6 +1154,7 @@ def test_what_httpx_aiohttp_makes_of_an_error_changes_nothing(kind: type[BaseExc
     [
         (aiohttp.ConnectionTimeoutError("x"), errors.ConnectionTimeout),
         (httpx.ConnectTimeout("x"), errors.ConnectionTimeout),
+        (httpx.PoolTimeout("x"), errors.ConnectionTimeout),
         (aiohttp.SocketTimeoutError("x"), errors.RequestTimeout),
         (TimeoutError(), errors.RequestTimeout),
         (httpx.ReadTimeout("x"), errors.RequestTimeout),
@@ -1184,36 +1187,37 @@ def test_what_httpx_aiohttp_makes_of_an_error_changes_nothing(kind: type[BaseExc
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value.__name__,
 )
 def test_which_error_it_becomes(foreign: BaseException, kind: type[errors.RequestError]) -> None:
-    assert type(translate(foreign, WHERE)) is kind
+    assert type(translate(foreign, WHERE, PATIENCE)) is kind
 
 
 @pytest.mark.parametrize(
     "mine", [ValueError("x"), KeyError("x"), RuntimeError("loop is closed"), asyncio.CancelledError()]
 )
 def test_what_is_not_foreign_is_left_alone(mine: BaseException) -> None:
-    assert translate(mine, WHERE) is None
+    assert translate(mine, WHERE, PATIENCE) is None
 
 
 def test_what_somebody_else_raised_from_a_foreign_error_is_left_alone() -> None:
     mine = LookupError("x")
     mine.__cause__ = ssl.SSLError(1, "x")
-    assert translate(mine, WHERE) is None
+    assert translate(mine, WHERE, PATIENCE) is None
 
 
 def test_what_the_user_was_handling_does_not_count() -> None:
     """In ``except ssl.SSLError: await agent.send_message(…)`` the second error is its own."""
     late = httpx.ReadTimeout("x")
     late.__context__ = ssl.SSLError(1, "earlier")
-    assert type(translate(late, WHERE)) is errors.RequestTimeout
+    assert type(translate(late, WHERE, PATIENCE)) is errors.RequestTimeout
 
 
 def test_errors_of_several_addresses_are_told_by_name() -> None:
     both = OSError(f"Multiple exceptions: [Errno {ECONNREFUSED}] Connect call failed, [Errno {ENETUNREACH}] the same")
     found = aiohttp.ClientConnectorError(PLACE, both)
     found.__cause__ = both
-    assert str(translate(found, WHERE)) == f"Cannot connect to {WHERE.url}: Connection refused, Network is unreachable."
+    said = str(translate(found, WHERE, PATIENCE))
+    assert said == f"Cannot connect to {WHERE.url}: Connection refused, Network is unreachable."
 
 
 def test_no_timeout_known_none_told() -> None:
-    assert "in time" in str(translate(TimeoutError(), WHERE))
-    assert "within 600 s" in str(translate(TimeoutError(), WHERE, 600.0))
+    assert "in time" in str(translate(TimeoutError(), WHERE, PATIENCE))
+    assert "within 600 s" in str(translate(TimeoutError(), WHERE, PATIENCE, 600.0))

@@ -100,7 +100,7 @@ def test_map_jsonl_both_ways(tmp_path: Path) -> None:
         (["{text}", "--model", "openai::m"], "OPENAI_API_KEY"),
         (["{text}", "--model", "demo::tutor", "--max-at-once", "0"], "max_at_once is a whole number from 1, not 0"),
         (["{text}", "--model", "demo::tutor", "--out", "nowhere/out.csv"], "There is no folder nowhere"),
-        (["{text}", "--model", "demo::tutor", "--out", "out.xlsx"], "neither .csv nor .jsonl"),
+        (["{text}", "--model", "demo::tutor", "--out", "out.xlsx"], "neither .csv, .jsonl nor .parquet"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_line(reviews: Path, arguments: list[str], said: str) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 
-from .. import limits
+from .. import limits, recording
 from ..errors import ConfigurationError, RateLimited, RequestError, drop_tracebacks, ungrouped
 from ..loop import awake, clock
 from ..messages import Prompt, Reply, as_messages
 from ..policy import check_options
 from ..providers.base import Delta, Provider, Request
 from ..retry import attempts_made, backoff, retrying, time_left, worth_another_try
+from ..urls import Address
 
 if TYPE_CHECKING:
     from ..http import Transport
@@ -94,6 +96,7 @@ class Caller:
         self.provider = provider
         self.settings = settings
         self._clocks = limits.endpoint(provider.base_url, provider.account)
+        self._recording = recording.current()
 
     def request(self, prompt: Prompt) -> Request:
         """What is sent for a prompt.
@@ -109,8 +112,24 @@ class Caller:
         return Request(model, messages, settings.temperature, settings.max_tokens, settings.timeout, prompt)
 
     async def ask(self, request: Request) -> Reply:
-        """The model's reply; each attempt takes its turn."""
+        """The model's reply, or the recorded one; each attempt takes its turn."""
+        if self._recording is None:
+            return await self._ask(request)
+        return await self._recording.ask(self.model, request, partial(self._ask, request), self._hide)
 
+    def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
+        """The pieces of the model's reply, or the recorded ones; asked again only while none has come."""
+        if self._recording is None:
+            return self._stream(request)
+        return self._recording.stream(self.model, request, partial(self._stream, request), self._hide)
+
+    def _hide(self, text: str) -> str:
+        """The same text without the agent's key and the login in its address."""
+        text = Address.of(self.provider.base_url).hide(text)
+        key = (self.settings.api_key or "").strip()
+        return text.replace(key, "***") if key else text
+
+    async def _ask(self, request: Request) -> Reply:
         async def once() -> Reply:
             began = clock()
             reply = await self.provider.complete(request)
@@ -119,9 +138,7 @@ class Caller:
 
         return await self._retrying(once, request)
 
-    async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
-        """The pieces of the model's reply; asked again only while none has come."""
-
+    async def _stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         async def begin() -> tuple[AsyncGenerator[Delta, None], Delta]:
             deltas = self.provider.stream(request)
             try:

@@ -8,17 +8,19 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack, cast
 
 from .. import engine, frames
 from ..interrupts import explained, listen
 from ..loop import awake, clock, load, run_errand, run_sync
-from ..messages import Message, Prompt, Reply
+from ..messages import Message, Prompt, Reply, sendable
 from ..policy import check_options
 from ..providers.base import Delta, Provider, gather_stream
 from ..retry import attempts_made
+from ..storage.place import StoreLike
 from ..templates import Template, TemplateLike
 from ..urls import mask
+from ..work import Storing, Work
 from . import models
 from .caller import Caller, Options, Settings
 
@@ -146,13 +148,15 @@ class LlmAgent:
 
     # -- asking -------------------------------------------------------------------------------------------------
 
-    async def send_message(self, message: Prompt) -> Reply:
+    async def send_message(self, message: Prompt, *, store: StoreLike = None) -> Reply:
         """Ask, and return the whole answer.
 
         Parameters
         ----------
         message : str, or messages
             A question; or a list of `Message` or ``{"role": …, "content": …}``.
+        store : "auto", path or None
+            Where the answer is kept, and found if it is there, as in `batch`. Nowhere unless told.
 
         Raises
         ------
@@ -162,16 +166,25 @@ class LlmAgent:
             There is nothing to send.
         """
         with explained(self._interrupted):
+            if store is not None:
+                return await self._stored(message, store)
             caller = self._caller(self._settings)
             return await caller.ask(caller.request(message))
 
     send_message_async = send_message
     query = send_message
 
-    def send_message_sync(self, message: Prompt) -> Reply:
+    async def _stored(self, message: Prompt, store: StoreLike) -> Reply:
+        run = self.map([message], store=store, view=None)
+        async for answer in run:
+            if answer.error is not None:
+                raise answer.error
+        return cast(Reply, answer.reply)
+
+    def send_message_sync(self, message: Prompt, *, store: StoreLike = None) -> Reply:
         """Ask, and wait for the answer; in a script, a thread, or a cell, where a loop already runs."""
         with explained(self._interrupted):
-            return run_sync(self.send_message(message))
+            return run_sync(self.send_message(message, store=store))
 
     def stream(self, message: Prompt) -> Stream:
         """Ask, and get the answer in pieces: ``async for text in agent.stream("…")``; `Stream.reply` afterwards."""
@@ -189,6 +202,10 @@ class LlmAgent:
         *,
         max_at_once: int = engine.AT_ONCE,
         deadline: float | None = None,
+        store: StoreLike = "auto",
+        fresh: bool = False,
+        dedupe: bool = False,
+        keep: bool = True,
         view: engine.View = "auto",
         name: str | None = None,
         **options: Unpack[Options],
@@ -202,8 +219,9 @@ class LlmAgent:
         template : str or callable, optional
             ``"Classify the review: {text}"``: a field is a column's name, as it is; ``{}``, or no template, is the
             item itself. Or a function from item to text or messages.
-        max_at_once, deadline, view, name
-            As in `batch`.
+        max_at_once, deadline, store, fresh, dedupe, keep, view, name
+            As in `batch`. Two questions are the same if provider, address, model, messages, temperature and max_tokens
+            are. An agent on an async function of yours is stored only if `store` is a path, as a function may change.
         **options
             Any of the agent's, for this batch alone.
 
@@ -211,24 +229,27 @@ class LlmAgent:
         ------
         ConfigurationError
             An option, the template or the items make no sense. Nothing was sent.
+        StoreError
+            The store cannot be used. Nothing was sent.
         """
         check_options(max_at_once=max_at_once, deadline=deadline, view=view)
         source = frames.source(items)
         prompt_of = Template(template, source)
         caller = self._caller(self._settings.but(options))
 
-        async def ask(item: Any) -> Reply:
-            return await caller.ask(caller.request(prompt_of(item)))
-
-        return engine.start(
-            ask,
-            source,
-            max_at_once=max_at_once,
-            deadline=deadline,
-            view=view,
+        family = models.family(self._model, caller)
+        said_before = sendable(caller.settings.system_prompt or "")
+        work = Work(
+            caller.ask,
             title=name or (template if isinstance(template, str) else self._name),
             subtitle=f"{self._name} · {self.model} · {mask(caller.provider.base_url)}",
+            model=self.model,
+            prepare=lambda item: caller.request(prompt_of(item)),
+            family=family if isinstance(self._model, str) or store != "auto" else None,
+            identify=lambda request: family.asks_messages(request.messages, said_before),
         )
+        storing = Storing(store, fresh=fresh, dedupe=dedupe, keep=keep)
+        return engine.start(work, source, storing, max_at_once=max_at_once, deadline=deadline, view=view)
 
     def _caller(self, settings: Settings) -> Caller:
         provider = self._providers.get(settings.connection)

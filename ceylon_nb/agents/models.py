@@ -6,11 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, TypeAlias
 
 from .. import errors
+from ..messages import sendable
 from ..providers.base import Provider
 from ..providers.function import AskFunction, Function
+from ..storage.identity import Family
+from ..urls import mask
 
 if TYPE_CHECKING:
     from ..http import Transport
+    from .caller import Caller
 
 PROVIDERS = {"ollama": "Ollama", "openai": "OpenAI", "demo": "Demo"}
 """Provider names, and the class in the module of that name."""
@@ -37,6 +41,25 @@ def parse(model: Model) -> tuple[str, str]:
             "OpenAI-compatible server), and an async function of yours in place of the text."
         )
     return provider.strip(), name.strip()
+
+
+def family(model: Model, caller: Caller) -> Family:
+    """What all questions of one batch to a model have in common. No key and no login is in it.
+
+    A function is known by its module and name: what it does may change, and its address says nothing.
+    """
+    provider, name = parse(model)
+    settings, endpoint = caller.settings, mask(caller.provider.base_url)
+    if callable(model):
+        name, endpoint = f"{model.__module__}.{getattr(model, '__qualname__', name)}", ""
+    return Family(
+        provider=provider,
+        endpoint=endpoint or None,
+        model=name,
+        system_prompt=sendable(settings.system_prompt) if settings.system_prompt else None,
+        temperature=None if settings.temperature is None else float(settings.temperature),
+        max_tokens=settings.max_tokens,
+    )
 
 
 def connect(model: Model, base_url: str | None, api_key: str | None, transport: Transport | None) -> Provider:

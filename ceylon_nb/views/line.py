@@ -55,9 +55,11 @@ def text(run: Batch) -> str:
     done = counts["ok"] + counts["failed"]
     title = " ".join(run.title.split())
     parts = [title if len(title) <= 40 else f"{title[:39]}…"]
+    if run.from_store:
+        parts.append(f"{run.from_store:,} from the store; fresh=True asks anew")
     parts.append(f"{done:,} of {run.total:,}" if run.total is not None else f"{done:,}")
     parts += [f"{counts[name]:,} {name}" for name in ("failed", "cancelled", "in flight") if counts[name]]
-    rate = done / run.elapsed if run.elapsed else 0.0
+    rate = (done - run.from_store) / run.elapsed if run.elapsed else 0.0
     if run.finished:
         parts.append(f"{run.state} in {_minutes(run.elapsed)}")
     elif run.state == "paused":

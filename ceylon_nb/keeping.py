@@ -1,0 +1,277 @@
+"""Keeper: where a row's outcome goes. With a store it is committed first and shown then; without, shown at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .answers import FAILED, OK, Answers
+from .errors import ConfigurationError, StoreError, drop_tracebacks
+from .storage.entries import Entry, storable
+from .storage.identity import Occurrences, Question
+from .storage.ledger import Counts, Ledger
+
+log = logging.getLogger("ceylon_nb")
+
+MOST = 4096
+"""Rows that may wait for the disk before nothing new is asked."""
+PAUSE = 0.02
+"""Seconds between two looks whether they still do."""
+
+
+@dataclass(slots=True)
+class _Lead:
+    """The one row that asks what others ask as well, and what became of it."""
+
+    position: int
+    followers: list[int] = field(default_factory=list)
+    entry: Entry | None = None
+
+
+class Keeper:
+    """Numbers a batch's questions, finds the answers that there are, and keeps those that come.
+
+    Parameters
+    ----------
+    answers : Answers
+        Where they are shown.
+    identify : callable or None
+        Takes a question, returns what it is known by; None if nothing is stored and no two questions are alike.
+    dedupe : bool
+        Ask equal questions once.
+
+    Attributes
+    ----------
+    error : StoreError or None
+        Why the store cannot be written; what is not on disk is shown all the same.
+    unwritten : int
+        How many rows are on their way to the disk.
+    changed : callable
+        Called, in any thread, when rows have been shown, the store is open, or it failed.
+    """
+
+    def __init__(self, answers: Answers, identify: Callable[[Any], Question] | None, *, dedupe: bool) -> None:
+        self.answers = answers
+        self.error: StoreError | None = None
+        self.changed: Callable[[], None] = lambda: None
+        self._identify = identify
+        self._dedupe = dedupe
+        self._ledger: Ledger | None = None
+        self._occurrences = Occurrences()
+        self._counted = 0
+        self._repeated: dict[int, int] = {}
+        self._asked: dict[int, tuple[Question, int]] = {}
+        self._leads: dict[bytes, _Lead] = {}
+        self.unwritten = 0
+        self._lock = threading.Lock()
+        self._open = False
+        self._answered = threading.Event()
+        self._warned = False
+
+    # -- the store ----------------------------------------------------------------------------------------------
+
+    def use(self, ledger: Ledger | None) -> None:
+        """Write to this ledger from now on, and to it what waits to be written."""
+        before, self._ledger = self._ledger, ledger
+        waiting = before.give_up() if before is not None else []
+        self._open, self.error, self.unwritten = False, None, 0
+        for entry in waiting:
+            entry.ledger = ledger
+            self._submit(entry)
+
+    @property
+    def path(self) -> Path | None:
+        """The store's file; None if there is none."""
+        return self._ledger.path if self._ledger is not None else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether rows may be worked on."""
+        return self._ledger is None or (self._open and self._answered.is_set() and self.error is None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything is shown."""
+        return self.error is not None or not self.unwritten
+
+    async def room(self) -> None:
+        """Return when no more than MOST rows wait for the disk: nothing more should be asked until then."""
+        while self.unwritten >= MOST and self.error is None:  # noqa: ASYNC110 - rare; not worth a thousand futures
+            await asyncio.sleep(PAUSE)
+
+    def open(self) -> None:
+        """Have the store ready; `changed` is called when it is, or when it cannot be."""
+        if self._ledger is not None and not (self._open and self.error is None):
+            self._open, self.error = True, None
+            self._answered.clear()
+            self._ledger.open()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the store to be ready, not for long.
+
+        Raises
+        ------
+        StoreError
+            It cannot be.
+        """
+        if self._ledger is not None and self._answered.wait(seconds) and self.error is not None:
+            self._ledger.give_up()
+            raise self.error
+
+    def flush(self) -> None:
+        """Write what there is without waiting for more."""
+        if self._ledger is not None:
+            self._ledger.flush()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._ledger is not None:
+            self._open = False
+            self._ledger.close()
+
+    def counts(self, total: int | None) -> Counts:
+        """How the batch stands, by what is shown."""
+        counts = self.answers.counts
+        return Counts(total, counts[OK], counts[FAILED], self.answers.reused)
+
+    # -- rows ---------------------------------------------------------------------------------------------------
+
+    async def already(self, position: int, question: Any) -> bool:
+        """Whether nobody need be asked for this row: its answer is in the store, or another row asks the same.
+
+        Raises
+        ------
+        StoreError
+            The store cannot be read.
+        """
+        if self._identify is None:
+            return False
+        known = self._identify(question)
+        if self._dedupe and self._follows(position, known):
+            return True
+        occurrence = 0 if self._dedupe else self._occurrence(position, known)
+        self._asked[position] = known, occurrence
+        if self._ledger is None or not self._ledger.remembers:
+            return False
+        found = await self._ledger.find(known, occurrence)
+        if found is None:
+            return False
+        del self._asked[position]
+        self._settle(
+            Entry(self._ledger, position, OK, found.reply, None, found.attempts, found.latency, known, answer=found.id)
+        )
+        return True
+
+    def keep(
+        self,
+        position: int,
+        status: int,
+        reply: Any = None,
+        error: Exception | None = None,
+        attempts: int = 0,
+        latency: float = math.nan,
+    ) -> None:
+        """Take a row's outcome, ok or failed."""
+        ledger = self._ledger
+        if status == OK and ledger is not None and not storable(reply):
+            said = f"a {type(reply).__name__} is not stored, only what JSON can say: text, numbers, lists, dicts"
+            if self.answers.keeps:
+                ledger = None
+                self._warn(f"Row {position:,}: {said}. Such replies are in run.frame alone")
+            else:
+                status, reply, error = FAILED, None, ConfigurationError(f"With keep=False {said}.")
+        question, occurrence = self._asked.pop(position, (None, 0))
+        self._settle(Entry(ledger, position, status, reply, error, attempts, latency, question, occurrence))
+
+    def release(self, position: int) -> list[int]:
+        """Forget that a row was asked for, without an outcome; returns the rows that waited for the same answer."""
+        known = self._asked.pop(position, None)
+        if known is None or not self._dedupe:
+            return []
+        lead = self._leads.pop(known[0].digest)
+        return lead.followers
+
+    def _occurrence(self, position: int, question: Question) -> int:
+        """Which of several equal questions of the batch this is; a row that is asked again stays the same one."""
+        if position < self._counted:
+            return self._repeated.get(position, 0)
+        self._counted = position + 1
+        occurrence = self._occurrences.count(question)
+        if occurrence:
+            self._repeated[position] = occurrence
+        return occurrence
+
+    def _follows(self, position: int, question: Question) -> bool:
+        lead = self._leads.get(question.digest)
+        if lead is None or lead.position == position or (lead.entry is not None and lead.entry.status == FAILED):
+            self._leads[question.digest] = _Lead(position)
+            return False
+        if lead.entry is None:
+            lead.followers.append(position)
+        else:
+            self._follow(position, lead.entry)
+        return True
+
+    def _settle(self, entry: Entry) -> None:
+        """Take an outcome, for all rows that ask the same."""
+        self._submit(entry)
+        if self._dedupe and entry.question is not None:
+            lead = self._leads[entry.question.digest]
+            lead.entry = entry
+            for follower in lead.followers:
+                self._follow(follower, entry)
+            lead.followers.clear()
+
+    def _follow(self, position: int, lead: Entry) -> None:
+        entry = Entry(lead.ledger, position, lead.status, lead.reply, lead.error, latency=lead.latency)
+        entry.answer, entry.leader = lead.answer, lead.position
+        self._submit(entry)
+
+    def _submit(self, entry: Entry) -> None:
+        if entry.ledger is None:
+            self._show(entry)
+            self.changed()
+            return
+        with self._lock:
+            self.unwritten += 1
+        entry.ledger.put(entry)
+
+    def _warn(self, said: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(said)
+
+    # -- from the writer's thread -------------------------------------------------------------------------------
+
+    def landed(self, entries: list[Entry]) -> None:
+        """Show what is on disk."""
+        for entry in entries:
+            self._show(entry)
+        with self._lock:
+            self.unwritten -= sum(entry.ledger is self._ledger for entry in entries)
+        self.error = None
+        self._answered.set()
+        self.changed()
+
+    def failed(self, entries: list[Entry], error: StoreError) -> None:
+        """Show what cannot be written: memory is now the only place where it is."""
+        for entry in entries:
+            self._show(entry)
+        drop_tracebacks(error)
+        self.error = error
+        self._answered.set()
+        self.changed()
+
+    def _show(self, entry: Entry) -> None:
+        if not entry.shown:
+            entry.shown = True
+            self.answers.set(
+                entry.position, entry.status, entry.reply, entry.error, entry.attempts, entry.latency,
+                from_store=entry.answer is not None,
+            )  # fmt: skip

@@ -1,0 +1,95 @@
+"""What makes two questions the same: who is asked, how, what, and for the how-many-th time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import orjson
+
+from ..messages import Message
+
+
+class Question(NamedTuple):
+    """One question: a digest of everything that matters, and its text.
+
+    Attributes
+    ----------
+    digest : bytes
+        16 of them.
+    prompt : str
+        The user's message; of several messages, their JSON.
+    """
+
+    digest: bytes
+    prompt: str
+
+    @property
+    def number(self) -> int:
+        """The digest's first half as the signed number that the store finds it by."""
+        return int.from_bytes(self.digest[:8], "big", signed=True)
+
+
+class Family:
+    """What all questions of a batch have in common: provider, endpoint, model, parameters.
+
+    Parameters
+    ----------
+    **parts
+        By name; None and what is not there are the same. No key is ever among them.
+    """
+
+    def __init__(self, **parts: str | float | None) -> None:
+        said = {name: part for name, part in parts.items() if part is not None}
+        self.text = orjson.dumps(said, option=orjson.OPT_SORT_KEYS).decode()
+        self._digest = blake2b(self.text.encode(), digest_size=16)
+
+    def asks(self, prompt: str) -> Question:
+        """The question with this text."""
+        return self._question(b"\0", prompt)
+
+    def asks_messages(self, messages: Sequence[Message], system_prompt: str | None) -> Question:
+        """The question that these messages are; the system prompt that the family has is not repeated."""
+        if system_prompt and messages[0].role == "system" and messages[0].content == system_prompt:
+            messages = messages[1:]
+        if len(messages) == 1 and messages[0].role == "user":
+            return self._question(b"\0", messages[0].content)
+        return self._question(b"\1", orjson.dumps(messages).decode())
+
+    def _question(self, form: bytes, prompt: str) -> Question:
+        digest = self._digest.copy()
+        digest.update(form + prompt.encode())
+        return Question(digest.digest(), prompt)
+
+
+class Occurrences:
+    """How often each question has come, in about ten bytes each: a million in a dict would take 150 MB.
+
+    65,536 strings of 8-byte fingerprints, picked by two more bytes of the digest: one of them is some 120 bytes long
+    at a million questions, and searched in a fraction of a microsecond. Counts above one, which are rare, are in a
+    dict.
+    """
+
+    SIZE = 8
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, bytearray] = {}
+        self._more: dict[bytes, int] = {}
+
+    def count(self, question: Question) -> int:
+        """How often it has come before this time."""
+        shard, fingerprint = question.digest[:2], question.digest[2 : 2 + self.SIZE]
+        seen = self._seen.get(shard)
+        if seen is None:
+            self._seen[shard] = bytearray(fingerprint)
+            return 0
+        at = seen.find(fingerprint)
+        while at % self.SIZE and at >= 0:  # across the border of two
+            at = seen.find(fingerprint, at + 1)
+        if at < 0:
+            seen += fingerprint
+            return 0
+        before = self._more.get(question.digest, 1)
+        self._more[question.digest] = before + 1
+        return before

@@ -1,0 +1,286 @@
+"""Writer: one thread a file that commits what all batches of this process have, many rows at a time.
+
+* Whoever has an answer hands it over and goes on; the loop waits for no disk.
+* Rows come together for GATHER seconds, or while the last commit lasts, and share one transaction.
+* All rows of a transaction are one parameter of one statement: SQLite's Python module takes the interpreter's lock
+  anew after every statement, and beside a loop that is busy each time costs up to 5 ms.
+* When the disk fails, nothing is dropped: the batches are told, and `retry` goes on with what there was.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ..errors import StoreError, StoreUnwritable
+from ..loop import FAREWELL, stop_background
+from .entries import COLUMNS, Entry, encode
+from .file import connect, explained, inode
+from .place import elsewhere
+
+if TYPE_CHECKING:
+    from .ledger import Ledger
+
+GATHER = 0.02
+"""Seconds that rows wait for others to be committed with."""
+
+LARGEST = 8_000_000
+"""Characters, roughly, in one statement."""
+
+
+def _cells(*places: int) -> str:
+    """These of an array in a JSON array of arrays. Not by ``->>``, which Ubuntu 22.04's SQLite lacks."""
+    return ", ".join(f"json_extract(value, '$[{place}]')" for place in places)
+
+
+WIDTH = COLUMNS.count(",") + 1
+INSERT = f"INSERT INTO answers ({COLUMNS}) SELECT {_cells(*range(WIDTH))} FROM json_each(?)"
+INSERT_ONE = f"INSERT INTO answers ({COLUMNS}) VALUES ({', '.join('?' * WIDTH)})"
+REUSE = f"INSERT OR REPLACE INTO reused SELECT {_cells(0, 1, 2)} FROM json_each(?)"
+FOLLOW = f"""
+    INSERT OR REPLACE INTO reused
+    SELECT {_cells(0, 1)}, (SELECT max(id) FROM answers WHERE batch = {_cells(0)} AND position = {_cells(2)})
+    FROM json_each(?)
+"""
+
+
+class Writer:
+    """The thread that writes one file. `put`, `flush` and `retry` may be called from any thread, and return at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.users = 0
+        self._queue: deque[Entry | Ledger] = deque()
+        self._changed = threading.Condition()
+        self._hurry = self._over = False
+        self._error: StoreError | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._thread = threading.Thread(target=self._run, name="ceylon-nb-store", daemon=True)
+        _alive.add(self)
+        self._thread.start()
+
+    @property
+    def backlog(self) -> int:
+        """How many rows wait to be written."""
+        return len(self._queue)
+
+    def put(self, what: Entry | Ledger) -> None:
+        """Have an entry written; or a ledger's own row, anew each time."""
+        with self._changed:
+            self._queue.append(what)
+            if len(self._queue) == 1:
+                self._changed.notify()
+            error = self._error
+        if error is not None:
+            _tell_failed([what], error)
+
+    def drop(self, ledger: Ledger) -> list[Entry]:
+        """Forget what a ledger has still to be written; returns it."""
+        with self._changed:
+            queue, self._queue = self._queue, deque()
+            mine = []
+            for each in queue:
+                if isinstance(each, Entry) and each.ledger is ledger:
+                    mine.append(each)
+                elif each is not ledger:
+                    self._queue.append(each)
+        return mine
+
+    def flush(self) -> None:
+        """Write what there is without waiting for more."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify()
+
+    def retry(self) -> None:
+        """Go on after a failure, with all that has waited since."""
+        with self._changed:
+            self._error = None
+            self._hurry = True
+            self._changed.notify()
+
+    def end(self, patience: float | None = None) -> None:
+        """Write what there is, and end; wait for it if `patience` (seconds) is given."""
+        with self._changed:
+            self._over = True
+            self._changed.notify()
+        if patience is not None:
+            self._thread.join(patience)
+
+    # -- in its thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._wait():
+            self._write_group()  # a function of its own: its names would hold the last batch while there is none
+        self._close()
+        _alive.discard(self)
+
+    def _write_group(self) -> None:
+        with self._changed:
+            group = list(self._queue)
+            self._queue.clear()
+        try:
+            self._commit(group)
+        except StoreError as error:
+            with self._changed:
+                self._error = error
+                self._queue.extendleft(reversed(group))
+            _tell_failed(group, error)
+        else:
+            for ledger, entries in _by_ledger(group):
+                ledger.landed(entries)
+
+    def _wait(self) -> bool:
+        """Wait until there is something to write, and a moment for more; False when there never will be."""
+        with self._changed:
+            while (not self._queue or self._error) and not self._over:
+                self._hurry = False
+                self._changed.wait()
+            if not self._queue or self._error:
+                return False
+            until = time.monotonic() + GATHER
+            while not (self._hurry or self._over) and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+            self._hurry = False
+            return True
+
+    def _commit(self, group: list[Entry | Ledger]) -> None:
+        ledgers = _by_ledger(group)
+        try:
+            with explained(self.path):
+                connection = self._open()
+                connection.execute("BEGIN IMMEDIATE")
+                for ledger, entries in ledgers:
+                    self._write(connection, ledger, entries)
+                connection.execute("COMMIT")
+            if inode(self.path) != self._inode:
+                raise StoreUnwritable(
+                    f"The store {self.path} was removed or replaced while it was in use: what was written to it before "
+                    f"is only in the frames of this Python's batches. {elsewhere()}"
+                )
+        except BaseException:
+            self._close()  # which rolls back
+            for ledger, _ in ledgers:
+                ledger.rolled_back()
+            raise
+
+    def _write(self, connection: sqlite3.Connection, ledger: Ledger, entries: list[Entry]) -> None:
+        assert self._inode is not None
+        ledger.begin(connection, self._inode)
+        own = [entry for entry in entries if entry.own]
+        for part in _parts(own):
+            _insert(connection, [encode(entry, ledger.batch, ledger.family_id) for entry in part])
+        found = [(ledger.batch, each.position, each.answer) for each in entries if each.answer is not None]
+        followed = [(ledger.batch, each.position, each.leader) for each in entries if not each.own and not each.answer]
+        for statement, links in ((REUSE, found), (FOLLOW, followed)):
+            if links:
+                connection.execute(statement, (orjson.dumps(links).decode(),))
+        ledger.update(connection, entries)
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self.path)
+            self._inode = inode(self.path)
+        return self._connection
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _insert(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+    data = orjson.dumps(rows)
+    if b"\\u0000" in data:  # SQLite's JSON ends a text there
+        connection.executemany(INSERT_ONE, rows)
+    else:
+        connection.execute(INSERT, (data.decode(),))
+
+
+def _parts(entries: list[Entry]) -> Iterable[list[Entry]]:
+    part: list[Entry] = []
+    size = 0
+    for entry in entries:
+        part.append(entry)
+        size += entry.size
+        if size > LARGEST:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _by_ledger(group: list[Entry | Ledger]) -> list[tuple[Ledger, list[Entry]]]:
+    found: dict[Ledger, list[Entry]] = {}
+    for each in group:
+        if isinstance(each, Entry):
+            assert each.ledger is not None
+            found.setdefault(each.ledger, []).append(each)
+        else:
+            found.setdefault(each, [])
+    return list(found.items())
+
+
+def _tell_failed(group: list[Entry | Ledger], error: StoreError) -> None:
+    for ledger, entries in _by_ledger(group):
+        ledger.failed(entries, error)
+
+
+# -- one for each file -----------------------------------------------------------------------------------------------
+
+_writers: dict[str, Writer] = {}
+"""By the file's real path: those that batches use."""
+_alive: set[Writer] = set()
+"""Those and the ones that have still to end."""
+_lock = threading.Lock()
+
+
+def join(path: Path) -> Writer:
+    """The writer of this file, begun if there is none; `leave` it again."""
+    name = os.path.realpath(path)
+    with _lock:
+        writer = _writers.get(name)
+        if writer is None:
+            writer = _writers[name] = Writer(path)
+        writer.users += 1
+        return writer
+
+
+def leave(writer: Writer) -> None:
+    """Have it end when nobody else uses it, and all is written."""
+    with _lock:
+        writer.users -= 1
+        if not writer.users:
+            for name in [name for name, each in _writers.items() if each is writer]:
+                del _writers[name]
+            writer.end()
+
+
+@atexit.register
+def flush_all() -> None:
+    """Write what there is before Python ends, within two seconds."""
+    stop_background()  # so that nothing more comes
+    until = time.monotonic() + FAREWELL
+    for writer in list(_alive):
+        writer.end(max(0.0, until - time.monotonic()))
+
+
+def _forget_after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _writers.clear()
+    _alive.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

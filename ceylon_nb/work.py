@@ -1,0 +1,85 @@
+"""Work: what a batch does, and where what comes of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .answers import Answers, Tally
+from .errors import ConfigurationError
+from .frames import Source
+from .keeping import Keeper
+from .storage.identity import Family, Question
+from .storage.ledger import Ledger
+from .storage.place import StoreLike, locate
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a batch does with its items.
+
+    Attributes
+    ----------
+    call : async callable
+        Takes a question, returns its reply; has its own policy.
+    prepare : callable
+        Makes a question of an item.
+    title, subtitle, model : str
+        What runs, on what, and who answers.
+    family : Family or None
+        What the questions have in common; None if they are not to be stored.
+    identify : callable or None
+        What a question is known by.
+    """
+
+    call: Callable[[Any], Awaitable[Any]]
+    title: str
+    subtitle: str = ""
+    model: str = ""
+    prepare: Callable[[Any], Any] = lambda item: item
+    family: Family | None = None
+    identify: Callable[[Any], Question] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """Where a batch's answers are kept, as the options of `batch` say."""
+
+    store: StoreLike
+    fresh: bool
+    dedupe: bool
+    keep: bool
+
+    def keeper(self, work: Work) -> Keeper:
+        """What takes the answers, without its ledger.
+
+        Raises
+        ------
+        ConfigurationError
+            The options make no sense together.
+        """
+        if self.dedupe and work.identify is None:
+            raise ConfigurationError("dedupe=True of a function needs key=, a function from item to text.")
+        return Keeper(Answers() if self.keep else Tally(), work.identify, dedupe=self.dedupe)
+
+    def ledger(self, work: Work, keeper: Keeper, source: Source, store: StoreLike) -> Ledger | None:
+        """The way to the disk; None if nothing is stored."""
+        path = locate(store) if work.family is not None else None
+        if path is None or work.family is None:
+            if not self.keep:
+                raise ConfigurationError(
+                    "keep=False keeps answers in the store alone, and there is none: name a file in store=, and "
+                    "for a function of yours a key=."
+                )
+            return None
+        return Ledger(
+            path,
+            work.family,
+            name=work.title,
+            model=work.model,
+            fresh=self.fresh,
+            counts=lambda: keeper.counts(source.total),
+            on_landed=keeper.landed,
+            on_failed=keeper.failed,
+        )
