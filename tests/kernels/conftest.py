@@ -6,7 +6,6 @@ What is marked ``slice`` runs on the oldest kernel every time, and so is not mar
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -15,11 +14,12 @@ import pytest
 
 from ceylon_nb.testing import ModelServer
 
-from .environments import IPYKERNELS, PYTHONS, NoSuchPython, interpreter
+from .environments import IPYKERNELS, PYTHONS, RUNNING, NoSuchPython, interpreter
+from .held import WARM_UP, grown, held
 from .kernel import Kernel
 
 MATRIX = [f"{ipykernel}-{python}" for ipykernel, python in product(IPYKERNELS, PYTHONS)]
-OLDEST = f"{IPYKERNELS[0]}-{sys.version_info[0]}.{sys.version_info[1]}"
+OLDEST = f"{IPYKERNELS[0]}-{RUNNING}"
 
 Start = Callable[..., Kernel]
 
@@ -70,9 +70,14 @@ def module_server() -> Iterator[ModelServer]:
 def module_kernel(
     python: Path, module_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kernel]:
+    """A kernel of the module's own. Over the module neither its open files nor its threads become more."""
     kernel = Kernel(python, OLLAMA_HOST=module_server.url, IPYTHONDIR=str(tmp_path_factory.mktemp("ipython")))
     try:
+        assert kernel.run(SET_UP + WARM_UP).status == "ok"
+        before = held(kernel)
         yield kernel
+        kernel.run(SET_UP)
+        assert not grown(kernel, before)
     finally:
         kernel.stop()
 

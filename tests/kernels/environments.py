@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 IPYKERNELS = ("6.31", "7.3", "7.4")
 PYTHONS = ("3.11", "3.12", "3.13")
+RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+"""The Python that runs the tests."""
 
 
 class NoSuchPython(Exception):
@@ -27,19 +29,27 @@ def interpreter(name: str, cache: Path) -> Path:
     if name == "here":
         return Path(sys.executable)
     ipykernel, version = name.split("-")
-    base = findpython.find(*map(int, version.split(".")))
-    if base is None:
-        raise NoSuchPython(f"no Python {version} here")
-    folder = cache / f"{name}-{_fingerprint(base.executable)}"
+    base = _base(version)
+    folder = cache / f"{name}-{_fingerprint(base)}"
     if not folder.exists():
         making = folder.with_name(f"{folder.name}-{os.getpid()}")  # another run may be making it, too
-        _run(base.executable, "-m", "venv", "--clear", making)
+        _run(base, "-m", "venv", "--clear", making)
         _run(_python(making), "-m", "pip", "install", "-q", f"ipykernel=={ipykernel}.*", "nest-asyncio", "-e", ROOT)
         try:
             making.rename(folder)
         except OSError:  # the other one was faster
             shutil.rmtree(making)
     return _python(folder)
+
+
+def _base(version: str) -> Path:
+    """A Python of that version; of the running one's it is that one, which is always there."""
+    if version == RUNNING:
+        return Path(sys.executable)
+    found = findpython.find(*map(int, version.split(".")))
+    if found is None:
+        raise NoSuchPython(f"no Python {version} here")
+    return Path(found.executable)
 
 
 def _python(environment: Path) -> Path:
@@ -49,7 +59,8 @@ def _python(environment: Path) -> Path:
 def _fingerprint(base: Path) -> str:
     """Changes with what is to be installed, with the Python it is for, and with the place it stands in."""
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    return hashlib.sha256(f"{base} {ROOT} {dependencies}".encode()).hexdigest()[:8]
+    # many environments may stand on one Python: it is that which counts
+    return hashlib.sha256(f"{base.resolve()} {ROOT} {dependencies}".encode()).hexdigest()[:8]
 
 
 def _run(*command: str | Path) -> None:

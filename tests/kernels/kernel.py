@@ -14,6 +14,8 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import KernelManager
 
+_DEFAULTS = {"CEYLON_NB_STORE": "off", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -87,13 +89,20 @@ class Cell:
 
 
 class Kernel:
-    """A kernel under some Python. Everything about it happens in the thread that made it."""
+    """A kernel under some Python. Everything about it happens in the thread that made it.
+
+    Parameters
+    ----------
+    environment
+        What its environment has besides this process's. Unless it says otherwise answers are not stored: a test would
+        find those of the one before, and leave its own.
+    """
 
     def __init__(self, python: Path, **environment: str) -> None:
         specs = _Spec()
         specs.python = python
         self._manager: Any = KernelManager(kernel_spec_manager=specs, kernel_name="python3")
-        self._manager.start_kernel(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **environment})
+        self._manager.start_kernel(env={**os.environ, **_DEFAULTS, **environment})
         self._client: Any = self._manager.client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=60)

@@ -12,12 +12,16 @@ import pytest
 from ceylon_nb.testing import ModelServer
 
 from .conftest import SET_UP, Start
+from .gate import Gate
 from .kernel import Cell, Kernel
 
 pytestmark = pytest.mark.slice
 
 CLOSED = 0.5
 """Seconds from the signal until the server has no open request."""
+
+ONE_LINE = ["Interrupted before ollama::mock had answered: the request is closed."]
+"""All that is shown of an interrupt of a single request."""
 
 AWAITED = {
     "await": "await run",
@@ -104,6 +108,14 @@ def begin(kernel: Kernel, code: str) -> Cell:
     return cell
 
 
+def interrupt(kernel: Kernel, server: ModelServer, code: str, requests: int = 1) -> None:
+    """Run a cell, and press ■ when so many requests are open: they are closed, and the cell says so in its one line."""
+    cell = begin(kernel, code)
+    server.wait_for(lambda seen: seen.active == requests)
+    assert press(kernel, server, cell) < CLOSED
+    assert cell.traceback == ONE_LINE
+
+
 def hang_after(answers: int, server: ModelServer) -> None:
     """So many answers come at once; whoever asks then waits."""
     server.latency = lambda request: 0 if request.number <= answers else 60
@@ -150,6 +162,49 @@ def test_single_requests(kernel: Kernel, server: ModelServer, way: str, times: i
     assert cell.traceback == [cell.error[1]]
 
 
+ASLEEP = """
+pressed = asyncio.create_task(agent.send_message("pressed"))
+asleep, cancels = [], []
+async def sleep(messages):
+    asleep.append(messages)
+    if len(asleep) == 50: print("all asleep")
+    try:
+        await asyncio.sleep(60)
+    finally:
+        try:
+            await asyncio.wait([pressed])
+        finally:
+            cancels.append(asyncio.current_task().cancelling())
+agent = LlmAgent("sleeper", sleep)
+"""
+"""A model whose requests take until the last press to end, and count how often they were cancelled by then."""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "run = agent.map(prompts(100), max_at_once=50); await run",
+        "async for answer in agent.map(prompts(100), max_at_once=50): pass",
+        "async for task in as_completed(map(agent.send_message, prompts(50))): pass",
+    ],
+)
+def test_each_request_is_cancelled_once(kernel: Kernel, server: ModelServer, code: str) -> None:
+    gate = Gate()
+    server.next(gate.fault)
+    kernel.run(ASLEEP)
+    cell = kernel.begin(code)
+    kernel.until(lambda: "all asleep" in cell.text)
+    server.wait_for(lambda seen: seen.active == 1)
+    for _ in range(3):
+        kernel.interrupt()
+        kernel.listen(0.1)
+    assert not cell.ended
+    gate.open()
+    assert cell.wait().error[0] == "CancelledError"
+    kernel.until(lambda: kernel.value("len(cancels)") == 50)
+    assert kernel.value("[len(asleep), cancels]") == [50, [1] * 50]
+
+
 @pytest.mark.parametrize("waiting", ["asyncio.timeout", "wait_for"])
 @pytest.mark.parametrize("what", ["run", "agent.send_message('a')"])
 def test_a_timeout_stays_a_timeout(kernel: Kernel, server: ModelServer, waiting: str, what: str) -> None:
@@ -178,7 +233,7 @@ def test_in_the_middle_of_a_stream(kernel: Kernel, server: ModelServer, code: st
     kernel.until(lambda: "word" in cell.text)
     assert press(kernel, server, cell) < CLOSED
     assert (server.aborted, server.received) == (1, 1)
-    assert cell.traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+    assert cell.traceback == ONE_LINE
 
 
 UNRELATED = {
@@ -221,7 +276,7 @@ def test_a_cell_that_goes_on_can_be_interrupted_again(kernel: Kernel, server: Mo
         kernel.interrupt()
         server.wait_for(lambda seen: seen.active == 0 or seen.received > asked)  # noqa: B023
         kernel.listen(1.1)  # a person looks, and presses again
-    assert cell.wait().traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+    assert cell.wait().traceback == ONE_LINE
     assert cell.text.count("goes on") == 2
 
 
@@ -232,10 +287,7 @@ def test_a_script_pasted_whole_into_the_first_cell(start: Start, server: ModelSe
     script = f"""{SET_UP}{PRESS_AGAIN}
 async with asyncio.TaskGroup() as group:
     group.create_task(agent.send_message('a'))"""
-    cell = begin(kernel, script)
-    server.wait_for(lambda seen: seen.active == 1)
-    assert press(kernel, server, cell) < CLOSED
-    assert cell.traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+    interrupt(kernel, server, script)
     assert kernel.run("1").result == "1"
 
 
@@ -245,10 +297,7 @@ def test_with_a_handler_of_the_users_own(start: Start, server: ModelServer) -> N
     kernel.run(SET_UP)
     kernel.run("get_ipython().set_custom_exc((KeyError,), lambda shell, *what, tb_offset=None: print('mine'))")
     assert kernel.run("raise KeyError").text == "mine\n"
-    cell = begin(kernel, SINGLE["TaskGroup"])
-    server.wait_for(lambda seen: seen.active == 5)
-    assert press(kernel, server, cell) < CLOSED
-    assert cell.traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+    interrupt(kernel, server, SINGLE["TaskGroup"], requests=5)
     assert kernel.run("raise KeyError").text == "mine\n"
 
 
@@ -279,10 +328,7 @@ def test_what_is_not_ours_is_shown_as_ever(kernel: Kernel, server: ModelServer) 
 @pytest.mark.parametrize("code", ["await agent.send_message('a')", "agent.send_message_sync('a')"])
 def test_pressed_again_while_the_kernel_replies(kernel: Kernel, server: ModelServer, code: str) -> None:
     hang_after(0, server)
-    cell = begin(kernel, f"{PRESS_AGAIN}\n{code}")
-    server.wait_for(lambda seen: seen.active == 1)
-    assert press(kernel, server, cell) < CLOSED
-    assert cell.traceback == ["Interrupted before ollama::mock had answered: the request is closed."]
+    interrupt(kernel, server, f"{PRESS_AGAIN}\n{code}")
 
 
 @pytest.mark.parametrize("rounds", [15, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])

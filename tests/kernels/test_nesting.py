@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from ceylon_nb.testing import ModelServer
 
-from .conftest import SET_UP
+from .conftest import Start
 from .kernel import Kernel
 from .test_interrupts import CLOSED, begin, hang_after, press
 
@@ -23,18 +21,11 @@ async def main():
 
 
 @pytest.fixture(scope="module")
-def module_kernel(
-    python: Path, module_server: ModelServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Kernel]:
-    """A kernel of this module's own, as nesting patches all of it."""
-    kernel = Kernel(python, OLLAMA_HOST=module_server.url, IPYTHONDIR=str(tmp_path_factory.mktemp("ipython")))
-    try:
-        kernel.run(SET_UP)
-        assert kernel.run("asyncio.run(asyncio.sleep(0))").error[0] == "RuntimeError"
-        assert kernel.run("ceylon_nb.enable_nesting(); ceylon_nb.enable_nesting()").status == "ok"
-        yield kernel
-    finally:
-        kernel.stop()
+def module_kernel(module_kernel: Kernel) -> Kernel:
+    """Nesting patches all of a kernel: this one, which is the module's own."""
+    assert module_kernel.run("asyncio.run(asyncio.sleep(0))").error[0] == "RuntimeError"
+    assert module_kernel.run("ceylon_nb.enable_nesting(); ceylon_nb.enable_nesting()").status == "ok"
+    return module_kernel
 
 
 def test_a_script_in_a_cell(kernel: Kernel, server: ModelServer) -> None:
@@ -175,16 +166,13 @@ def test_without_a_loop_it_is_pythons_own(kernel: Kernel) -> None:
     assert kernel.run(dedent(code)).text == "3 True\n"
 
 
-def test_nest_asyncio_is_refused_where_it_drops_messages(python: Path, tmp_path: Path) -> None:
-    kernel = Kernel(python, IPYTHONDIR=str(tmp_path))
-    try:
-        kernel.run("import nest_asyncio; nest_asyncio.apply(); import asyncio, ceylon_nb")
-        cell = kernel.run("ceylon_nb.enable_nesting(); print(asyncio.run(asyncio.sleep(0, 5)))")
-        if kernel.value("__import__('ipykernel').version_info[0]") < 7:
-            assert cell.text == "5\n"
-        else:
-            assert cell.error[0] == "ConfigurationError"
-            assert "drops queued cells and clicks" in cell.error[1]
-            assert "Restart the kernel" in cell.error[1]
-    finally:
-        kernel.stop()
+def test_nest_asyncio_is_refused_where_it_drops_messages(start: Start) -> None:
+    kernel = start()
+    kernel.run("import nest_asyncio; nest_asyncio.apply(); import asyncio, ceylon_nb")
+    cell = kernel.run("ceylon_nb.enable_nesting(); print(asyncio.run(asyncio.sleep(0, 5)))")
+    if kernel.value("__import__('ipykernel').version_info[0]") < 7:
+        assert cell.text == "5\n"
+    else:
+        assert cell.error[0] == "ConfigurationError"
+        assert "drops queued cells and clicks" in cell.error[1]
+        assert "Restart the kernel" in cell.error[1]
