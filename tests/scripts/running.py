@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import inspect
+import io
 import os
 import re
 import subprocess
@@ -21,6 +22,8 @@ from aiohttp import web
 from ceylon_nb.testing import Exchange, Fault, ModelServer, faults
 
 STRICT = ("-W", "error", "-X", "dev")  # dev: asyncio's debug mode, with all that it complains about
+
+REFUSED = faults.status(400, '{"error": "not today"}')
 
 # What the parts of cells take for granted.
 IMPORTS = "import asyncio\nfrom ceylon_nb import LlmAgent\n"
@@ -64,9 +67,9 @@ def run_program(*arguments: str, folder: Path, said: list[str] | None = None) ->
 @contextlib.contextmanager
 def running(*arguments: str, folder: Path, stderr: Any = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """Python, for as long as it runs; its lines come as they are written."""
-    command, env = [sys.executable, *arguments], {**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1", "CEYLON_NB_STORE": "off"}
     with subprocess.Popen(
-        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8"
+        [sys.executable, *arguments], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=stderr, encoding="utf-8"
     ) as program:
         try:
             yield program
@@ -118,6 +121,14 @@ def run_while_server_hangs(code: str, server: ModelServer, *, seconds: float) ->
     code = f"import asyncio\npassing = asyncio.create_task(time_passes())\n{code}\nawait request_ends()\n"
     run_cell(code, loop=FastForward, time_passes=time_passes, request_ends=request_ends)
     assert server.received == 1
+
+
+def run_while_server_refuses(prompt: str, code: str, server: ModelServer) -> list[str]:
+    """Run a cell of which one prompt is refused; returns the lines that it prints."""
+    server.plan = lambda request: REFUSED if request.prompt == prompt else None
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run_cell(code)
+    return said.getvalue().splitlines()
 
 
 def when(condition: Callable[[], object], then: Fault | None = None) -> Fault:
