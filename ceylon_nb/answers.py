@@ -210,12 +210,13 @@ class Answers:
 
 
 class Tally(Answers):
-    """The same without replies and errors, which are in the store alone: 14 bytes a row."""
+    """The same without replies and errors, which are in the store alone: ten bytes a row."""
 
     keeps = False
 
     def __init__(self) -> None:
         super().__init__()
+        self._latency = array("f")
         self._input_tokens = self._output_tokens = 0
 
     def _extend(self, more: int) -> None:

@@ -150,7 +150,7 @@ class Keeper:
         StoreError
             The store cannot be read.
         """
-        if self._identify is None:
+        if self._identify is None or not (self._ledger or self._dedupe):
             return False
         known = self._identify(question)
         if self._dedupe and self._follows(position, known):
