@@ -12,6 +12,7 @@ import asyncio
 import math
 import sys
 import weakref
+from collections import deque
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -93,11 +94,15 @@ class Source:
         columns: Mapping[str, Sequence[Any]] | None = None,
         doubled: Iterable[str] = (),
     ) -> None:
-        self.item = item
+        self._item = item
         self.total = total
         self.index = index
         self.columns = columns
         self.doubled = frozenset(doubled)
+
+    def item(self, position: int) -> Any:
+        """An item."""
+        return self._item(position)
 
     def label(self, position: int) -> Any:
         """An item's label."""
@@ -111,11 +116,15 @@ class Source:
         """Let go of an item that nobody will ask about again."""
 
 
+_FORGOTTEN = object()
+
+
 class Stream(Source):
     """Items of an iterable, pulled when a worker is free, one at a time, and kept."""
 
     def __init__(self, items: Iterable[Any] | AsyncIterable[Any]) -> None:
-        self._items: list[Any] = []
+        self._items: deque[Any] = deque()
+        self._forgotten = 0  # so many before those
         super().__init__(self._items.__getitem__, None)
         self._iterator: Iterator[Any] | None = None
         self._pending: list[asyncio.Task[Any]] = []
@@ -128,20 +137,27 @@ class Stream(Source):
 
     async def pull(self, position: int) -> bool:
         """Have the item at `position` ready, waiting for it if the iterable does; False when there is none."""
-        while position >= len(self._items):
+        while position >= self._forgotten + len(self._items):
             if self.total is not None:
                 return False
             try:
                 item = next(self._iterator) if self._iterator is not None else await self._next()
             except (StopIteration, StopAsyncIteration):
-                self.total = len(self._items)
+                self.total = self._forgotten + len(self._items)
                 return False
             self._items.append(item)
         return True
 
+    def item(self, position: int) -> Any:
+        """An item, unless it was forgotten."""
+        return self._item(position - self._forgotten)
+
     def forget(self, position: int) -> None:
         """Let go of an item that nobody will ask about again."""
-        self._items[position] = None
+        self._items[position - self._forgotten] = _FORGOTTEN
+        while self._items and self._items[0] is _FORGOTTEN:
+            self._items.popleft()
+            self._forgotten += 1
 
     async def _next(self) -> Any:
         """The next item of an async iterable, awaited in a task of its own.
