@@ -17,8 +17,9 @@ import functools
 import os
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -184,18 +185,27 @@ class Client:
         async with contextlib.aclosing(response):
             return b"".join([chunk async for chunk in _chunks(response, self._address.url)])
 
-    @contextlib.contextmanager
-    def _translating(self, timeout: float | None) -> Iterator[None]:
-        try:
-            yield
-        except errors.CeylonError:
-            raise
-        except Exception as error:
+    def _translating(self, timeout: float | None) -> contextlib.AbstractContextManager[None]:
+        return _Translating(self._address, timeout, self._help_connecting)
+
+
+class _Translating:
+    """Raises the library's error in place of a foreign one. No generator: each request has one, and it is cheaper."""
+
+    __slots__ = ("_address", "_help", "_timeout")
+
+    def __init__(self, address: Address, timeout: float | None, help_connecting: str) -> None:
+        self._address, self._timeout, self._help = address, timeout, help_connecting
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if isinstance(error, Exception) and not isinstance(error, errors.CeylonError):
             cause = errors.ungrouped(error)
-            found = translate(cause, self._address, CONNECT_TIMEOUT, timeout, self._help_connecting)
-            if found is None:
-                raise
-            raise found from cause
+            found = translate(cause, self._address, CONNECT_TIMEOUT, self._timeout, self._help)
+            if found is not None:
+                raise found from cause
 
 
 _HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
@@ -204,8 +214,8 @@ _CONNECTING = {"timeout": {"connect": CONNECT_TIMEOUT, "read": None, "write": No
 
 def _same_origin_target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
     """Where a redirect that keeps method and body leads, if it stays on the same scheme, host and port."""
-    location = response.headers.get("location")
-    if response.status_code not in (307, 308) or not location:
+    location = response.headers.get("location") if response.status_code in (307, 308) else None
+    if not location:
         return None
     target = url.join(location)
     same_origin = (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port)
@@ -283,10 +293,10 @@ async def _pool(url: httpx.URL) -> _Pool:
 
 
 class _Connector(aiohttp.TCPConnector):
-    async def connect(self, *args: Any, **options: Any) -> Any:
+    async def _create_connection(self, *args: Any, **options: Any) -> Any:
         """As aiohttp; the time for connecting includes looking up the name, and knows of cells that block the loop."""
         async with patient_timeout(CONNECT_TIMEOUT):
-            return await super().connect(*args, **options)
+            return await super()._create_connection(*args, **options)
 
 
 async def _keep(key: _Key, session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

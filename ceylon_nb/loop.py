@@ -16,9 +16,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from concurrent.futures import Future
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
 from .errors import WrongLoop
@@ -62,53 +62,59 @@ _tickers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Ticker] = weakre
 
 
 class _Ticker:
-    """Wakes one loop at 10 Hz while its count is above zero. A loop that is closed meanwhile is not kept."""
+    """Wakes one loop at 10 Hz while its count is above zero. A loop that is closed meanwhile is not kept.
+
+    One for all who hold it: what each request adds to what is alive, the garbage collector goes over again and again.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self._timer: Callable[[], asyncio.TimerHandle | None] = lambda: None
 
-    def tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = weakref.ref(loop.call_later(TICK, self.tick, loop))
+    def hold(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.count += 1
+        if self.count == 1:
+            self._tick(loop)
 
-    def stop(self) -> None:
+    def let_go(self) -> None:
+        self.count -= 1
         timer = self._timer()
-        if timer is not None:
+        if not self.count and timer is not None:
             timer.cancel()
+
+    def __enter__(self) -> None:
+        self.hold(asyncio.get_running_loop())
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = weakref.ref(loop.call_later(TICK, self._tick, loop))
+
+
+def _ticker(loop: asyncio.AbstractEventLoop) -> _Ticker:
+    ticker = _tickers.get(loop)
+    if ticker is None:
+        ticker = _tickers[loop] = _Ticker()
+    return ticker
 
 
 def hold_awake(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
     """Keep `loop` waking at 10 Hz; call on its thread. Returns the function that lets go."""
-    ticker = _tickers.get(loop)
-    if ticker is None:
-        ticker = _tickers[loop] = _Ticker()
-    ticker.count += 1
-    if ticker.count == 1:
-        ticker.tick(loop)
-
-    def let_go() -> None:
-        ticker.count -= 1
-        if not ticker.count:
-            ticker.stop()
-
-    return let_go
+    ticker = _ticker(loop)
+    ticker.hold(loop)
+    return ticker.let_go
 
 
-@contextlib.contextmanager
-def awake() -> Iterator[None]:
+def awake() -> contextlib.AbstractContextManager[None]:
     """Keep the running loop waking, so that an interrupt is noticed within 0.1 s."""
-    let_go = hold_awake(asyncio.get_running_loop())
-    try:
-        yield
-    finally:
-        let_go()
+    return _ticker(asyncio.get_running_loop())
 
 
 # -- timeouts --------------------------------------------------------------------------------------------------------
 
 
-@contextlib.asynccontextmanager
-async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
+def patient_timeout(seconds: float | None) -> contextlib.AbstractAsyncContextManager[None]:
     """Like `asyncio.timeout`, but a deadline that passes while the loop is blocked moves by as much as it was late.
 
     Raises
@@ -116,22 +122,35 @@ async def patient_timeout(seconds: float | None) -> AsyncIterator[None]:
     TimeoutError
         The block took longer.
     """
-    if seconds is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    guard = asyncio.timeout(None)
-    try:
-        async with guard:
-            timer = PatientTimer(seconds, lambda: guard.reschedule(loop.time()))
-            try:
-                yield
-            finally:
-                timer.stop()
-    except TimeoutError as error:
-        if guard.expired() and not error.args:
-            error.args = (f"Not done within {seconds:g} s.",)
-        raise
+    return contextlib.nullcontext() if seconds is None else _PatientTimeout(seconds)
+
+
+class _PatientTimeout:
+    """What `patient_timeout` gives. No generator: each request has one, and a generator takes twice as many objects."""
+
+    __slots__ = ("_guard", "_seconds", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._guard = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._guard.__aenter__()
+        self._timer = PatientTimer(self._seconds, self._expire)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.stop()
+        del self._timer  # it holds this, which would hold it: a circle
+        try:
+            await self._guard.__aexit__(kind, error, traceback)
+        except TimeoutError as expired:
+            expired.args = (f"Not done within {self._seconds:g} s.",)
+            raise
+
+    def _expire(self) -> None:
+        self._guard.reschedule(asyncio.get_running_loop().time())
 
 
 class TimeLimit(contextlib.AbstractContextManager[None]):

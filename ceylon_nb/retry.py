@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple, Unpack
 
 from .errors import CeylonError, ConnectionFailed, RequestError, StatusError, TLSFailed
 from .messages import Reply
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504, 529})
 """Statuses of a server that may answer if asked again."""
@@ -49,13 +50,13 @@ def backoff(attempt: int) -> float:
 
 
 async def retrying(
-    call: Callable[[], Awaitable[T]],
-    *,
+    call: Callable[[Unpack[Ts]], Awaitable[T]],
+    *arguments: *Ts,
     attempts: int,
     worth: Callable[[BaseException], bool],
     pause: Callable[[Exception, int], Awaitable[bool]],
 ) -> T:
-    """Call until it succeeds, `attempts` times at most.
+    """Call with these arguments until it succeeds, `attempts` times at most.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ async def retrying(
         made += 1
         attempts_made.set(made)
         try:
-            result = await call()
+            result = await call(*arguments)
         except Exception as error:
             if isinstance(error, RequestError):
                 error.attempts = max(error.attempts, made)

@@ -24,6 +24,7 @@ import ceylon_nb
 from ceylon_nb import batch, loop
 from ceylon_nb.errors import CeylonError, ConfigurationError, InvalidItem, WrongLoop
 from ceylon_nb.messages import Reply, Usage
+from ceylon_nb.workers import BREATH
 
 SECONDS = 10  # more than anything here takes; only a failing test waits for it
 
@@ -408,6 +409,29 @@ def test_calls_that_never_wait_leave_the_loop_its_turns():
             before += gaps[-1]
         assert run.elapsed > 0.6
         assert max(gaps) < 0.3
+
+    go(main())
+
+
+def test_answers_that_come_together_do_not_wait_for_each_other():
+    """Each worker begins its next call as soon as it has taken an answer, however long taking them all takes."""
+
+    async def main():
+        first, rest, seen = asyncio.Event(), asyncio.Event(), []
+
+        async def fn(item):
+            seen.append(f"begin {item}")
+            await (first if item < 3 else rest).wait()
+            time.sleep(2 * BREATH)  # noqa: ASYNC251 (a call that keeps the loop is what this is about)
+            seen.append(f"end {item}")
+
+        run = batch(fn, range(6), max_at_once=3)
+        await turns()
+        first.set()
+        await turns()
+        assert seen[3:] == ["end 0", "begin 3", "end 1", "begin 4", "end 2", "begin 5"]
+        rest.set()
+        await run
 
     go(main())
 

@@ -1,6 +1,7 @@
 """The loop: sync calls from anywhere, interrupts that are noticed, deadlines that know of a busy cell, quiet ends."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import os
@@ -535,6 +536,25 @@ def test_timeouts_within_timeouts():
                 raise TimeoutError("of its own")
 
     virtually(main)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 5], ids=["too late", "in time"])
+def test_a_timeout_leaves_nothing_to_the_garbage_collector(seconds):
+    """Each request has one, and a thousand at once keep the collector busy as it is."""
+
+    async def main(loop: VirtualLoop) -> list[object]:
+        with contextlib.suppress(TimeoutError):
+            async with patient_timeout(seconds):
+                await asyncio.sleep(1)
+        await asyncio.sleep(0)
+        return [each for each in gc.get_objects() if type(each) in (loops.PatientTimer, loops._PatientTimeout)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert virtually(main) == []
+    finally:
+        gc.enable()
 
 
 # ---- the end of the background loop ----

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from .. import limits, recording
 from ..errors import ConfigurationError, RateLimited, RequestError, drop_tracebacks, ungrouped
@@ -111,11 +111,11 @@ class Caller:
         model = self.model.partition("::")[2]
         return Request(model, messages, settings.temperature, settings.max_tokens, settings.timeout, prompt)
 
-    async def ask(self, request: Request) -> Reply:
+    def ask(self, request: Request) -> Coroutine[Any, Any, Reply]:
         """The model's reply, or the recorded one; each attempt takes its turn."""
         if self._recording is None:
-            return await self._ask(request)
-        return await self._recording.ask(self.model, request, partial(self._ask, request), self._hide)
+            return self._ask(request)
+        return self._recording.ask(self.model, request, partial(self._ask, request), self._hide)
 
     def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The pieces of the model's reply, or the recorded ones; asked again only while none has come."""
@@ -129,26 +129,18 @@ class Caller:
         key = (self.settings.api_key or "").strip()
         return text.replace(key, "***") if key else text
 
-    async def _ask(self, request: Request) -> Reply:
-        async def once() -> Reply:
-            began = clock()
-            reply = await self.provider.complete(request)
-            reply.latency = clock() - began
-            return reply
+    def _ask(self, request: Request) -> Coroutine[Any, Any, Reply]:
+        return self._retrying(self._complete, request)
 
-        return await self._retrying(once, request)
+    async def _complete(self, request: Request) -> Reply:
+        began = clock()
+        reply = await self.provider.complete(request)
+        reply.latency = clock() - began
+        return reply
 
     async def _stream(self, request: Request) -> AsyncGenerator[Delta, None]:
-        async def begin() -> tuple[AsyncGenerator[Delta, None], Delta]:
-            deltas = self.provider.stream(request)
-            try:
-                return deltas, await anext(deltas)
-            except BaseException:
-                await deltas.aclose()
-                raise
-
         began = clock()
-        deltas, first = await self._retrying(begin, request)
+        deltas, first = await self._retrying(self._begin, request)
         try:
             yield first
             async for delta in deltas:
@@ -159,24 +151,25 @@ class Caller:
         finally:
             await deltas.aclose()
 
-    async def _retrying(self, once: Callable[[], Awaitable[T]], request: Request) -> T:
-        async def attempt() -> T:
-            await self._clocks.turn(self.settings.max_per_minute)
-            began = clock()
-            try:
-                return await once()
-            except RequestError as error:
-                error.latency = clock() - began
-                if error.retry_after is not None:  # for everybody, also when this was the last attempt
-                    self._clocks.hold_off(error.retry_after)
-                elif isinstance(error, RateLimited):
-                    self._clocks.hold_off(backoff(attempts_made.get()))
-                raise
+    async def _begin(self, request: Request) -> tuple[AsyncGenerator[Delta, None], Delta]:
+        deltas = self.provider.stream(request)
+        try:
+            return deltas, await anext(deltas)
+        except BaseException:
+            await deltas.aclose()
+            raise
 
+    async def _retrying(self, once: Callable[[Request], Awaitable[T]], request: Request) -> T:
+        """Ask once or more. Without closures: each would be several objects for every request that waits."""
         with awake():
             try:
                 return await retrying(
-                    attempt, attempts=self.settings.attempts, worth=worth_another_try, pause=self._pause
+                    self._attempt,
+                    once,
+                    request,
+                    attempts=self.settings.attempts,
+                    worth=worth_another_try,
+                    pause=self._pause,
                 )
             except Exception as error:  # noqa: BLE001 - raised below, where no group that it was in is its context
                 failure = ungrouped(error)
@@ -187,6 +180,19 @@ class Caller:
             raise failure
         finally:
             del failure  # its traceback holds this frame: a circle that would keep the prompt
+
+    async def _attempt(self, once: Callable[[Request], Awaitable[T]], request: Request) -> T:
+        await self._clocks.turn(self.settings.max_per_minute)
+        began = clock()
+        try:
+            return await once(request)
+        except RequestError as error:
+            error.latency = clock() - began
+            if error.retry_after is not None:  # for everybody, also when this was the last attempt
+                self._clocks.hold_off(error.retry_after)
+            elif isinstance(error, RateLimited):
+                self._clocks.hold_off(backoff(attempts_made.get()))
+            raise
 
     async def _pause(self, error: Exception, made: int) -> bool:
         """Back off before the next attempt, but for an error that holds the endpoint off: the next turn waits then."""
