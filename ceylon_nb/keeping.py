@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import math
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 from .answers import FAILED, OK, Answers
 from .errors import ConfigurationError, StoreError, drop_tracebacks
-from .storage.entries import Entry, storable
+from .storage.entries import Entry, Found, storable
 from .storage.identity import Occurrences, Question
 from .storage.ledger import Counts, Ledger
 
@@ -22,7 +23,9 @@ log = logging.getLogger("ceylon_nb")
 MOST = 4096
 """Rows that may wait for the disk before nothing new is asked."""
 PAUSE = 0.02
-"""Seconds between two looks whether they still do."""
+"""Seconds between two looks whether they still do, and between the first two whether another batch has an answer."""
+LONGEST_PAUSE = 0.5
+"""Seconds between two of those, at the most."""
 
 
 @dataclass(slots=True)
@@ -157,16 +160,27 @@ class Keeper:
             return True
         occurrence = 0 if self._dedupe else self._occurrence(position, known)
         self._asked[position] = known, occurrence
-        if self._ledger is None or not self._ledger.remembers:
-            return False
-        found = await self._ledger.find(known, occurrence)
-        if found is None:
+        ledger = self._ledger
+        found = await self._found(ledger, known, occurrence) if ledger is not None else None
+        if ledger is None or found is None:
             return False
         del self._asked[position]
-        self._settle(
-            Entry(self._ledger, position, OK, found.reply, None, found.attempts, found.latency, known, answer=found.id)
-        )
+        reply, attempts, latency = found.reply, found.attempts, found.latency
+        entry = Entry(ledger, position, OK, reply, None, attempts, latency, known, occurrence, found.id)
+        entry.home = ledger.home
+        self._settle(entry)
         return True
+
+    async def _found(self, ledger: Ledger, question: Question, occurrence: int) -> Found | None:
+        """The answer in the store, if need be once another batch has it; None if this one is to ask."""
+        pause = PAUSE
+        while not ledger.claim(question, occurrence):
+            found = await ledger.find(question, occurrence)
+            if found is not None:
+                return found
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        return await ledger.find(question, occurrence) if ledger.remembers else None
 
     def keep(
         self,
@@ -192,7 +206,11 @@ class Keeper:
     def release(self, position: int) -> list[int]:
         """Forget that a row was asked for, without an outcome; returns the rows that waited for the same answer."""
         known = self._asked.pop(position, None)
-        if known is None or not self._dedupe:
+        if known is None:
+            return []
+        if self._ledger is not None:
+            self._ledger.unclaim(*known)
+        if not self._dedupe:
             return []
         lead = self._leads.pop(known[0].digest)
         return lead.followers
@@ -229,8 +247,9 @@ class Keeper:
             lead.followers.clear()
 
     def _follow(self, position: int, lead: Entry) -> None:
-        entry = Entry(lead.ledger, position, lead.status, lead.reply, lead.error, latency=lead.latency)
-        entry.answer, entry.leader = lead.answer, lead.position
+        ledger = self._ledger if lead.ledger is not None else None
+        entry = Entry(ledger, position, lead.status, lead.reply, lead.error, latency=lead.latency)
+        entry.question, entry.answer, entry.leader, entry.home = lead.question, lead.answer, lead, lead.home
         self._submit(entry)
 
     def _submit(self, entry: Entry) -> None:
@@ -264,7 +283,8 @@ class Keeper:
         for entry in entries:
             self._show(entry)
         drop_tracebacks(error)
-        self.error = error
+        if self.error is None:  # one of its own: batches that share a file add what they have to say
+            self.error = copy.copy(error)
         self._answered.set()
         self.changed()
 

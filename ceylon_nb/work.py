@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import recording
 from .answers import Answers, Tally
 from .errors import ConfigurationError
 from .frames import Source
@@ -65,6 +66,8 @@ class Storing:
 
     def ledger(self, work: Work, keeper: Keeper, source: Source, store: StoreLike) -> Ledger | None:
         """The way to the disk; None if nothing is stored."""
+        if store == "auto" and recording.current() is not None:  # what the store answers would not be recorded
+            store = None
         path = locate(store) if work.family is not None else None
         if path is None or work.family is None:
             if not self.keep:

@@ -89,6 +89,7 @@ class Workers:
         self._alike: list[Exception] = []
         self._succeeded = 0
         self._fatal: Exception | None = None
+        self._begun = 0
         self._breathed, self._breathing = clock(), False
 
     # -- control ------------------------------------------------------------------------------------------------
@@ -194,14 +195,22 @@ class Workers:
             if position is None:
                 return
             self.in_flight[task] = position
+            self._begun += 1
+            begun = self._begun
             await self._ask(task, position)
             self.in_flight.pop(task, None)
-            if clock() - self._breathed > BREATH:
+            waited = begun != self._begun  # others began meanwhile; who waited goes on at once, see `_breathe`
+            if not waited and clock() - self._breathed > BREATH:
                 await self._breathe()
             await self._keeper.room()
 
     async def _breathe(self) -> None:
-        """Let the loop go round: all workers do, until it has."""
+        """Let the loop go round: all workers do, until it has.
+
+        Not those whose calls wait anyway: a thousand answers that come together would all be taken before the first
+        new request is sent, and the objects of a thousand requests, gone at once and made anew at once, keep the
+        garbage collector at work.
+        """
         if not self._breathing:
             self._breathing = True
             asyncio.get_running_loop().call_soon(self._breathe_out)
@@ -273,18 +282,23 @@ class Workers:
             self._succeed(position, reply, attempts, took)
 
     async def _is_answered(self, task: asyncio.Task[None], position: int, question: Any) -> bool:
-        """Whether nothing is to be asked for this row: it is in the store, or another row's answer will be its own."""
+        """Whether nothing is to be asked for this row, or not now."""
         try:
             answered = await self._keeper.already(position, question)
         except StoreError as error:
-            del self.in_flight[task]
-            self._keeper.release(position)
-            self._again.appendleft(position)
+            self._put_back(task, position)
             self._keeper.failed([], error)
+            return True
+        if not answered and not self.pulling:  # paused, while it was looked up
+            self._put_back(task, position)
             return True
         if answered and not self.answers.keeps:
             self.source.forget(position)
         return answered
+
+    def _put_back(self, task: asyncio.Task[None], position: int) -> None:
+        del self.in_flight[task]
+        self._again.extendleft(sorted([position, *self._keeper.release(position)], reverse=True))
 
     def _succeed(self, position: int, reply: Any, attempts: int, took: float) -> None:
         self._succeeded += 1

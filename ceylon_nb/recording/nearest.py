@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 from bisect import bisect
 from collections.abc import Collection, Sequence
@@ -69,7 +70,7 @@ def explain(key: Key, recorded: Collection[Key]) -> str:
     questions = sorted({each for each, _ in recorded})
     same = [each for each in questions if each.turns == question.turns]
     if same:
-        closest = min(same, key=lambda each: (len(_settings(each, question)), each.model != question.model))
+        closest = min(same, key=lambda each: (sum(map(operator.ne, each, question)), each.model != question.model))
         return "\n".join(["The same prompt is recorded with other settings.", *_settings(closest, question)])
     place = bisect(questions, question)
     around = questions[max(0, place - LOOK_AT // 2) : place + LOOK_AT // 2]
@@ -132,8 +133,8 @@ def _split(one: str, other: str) -> tuple[Sequence[str], Sequence[str]]:
 
 def _around(text: str, *, first: bool, last: bool) -> str:
     """An equal stretch, as far as it lies next to a difference."""
-    if (first and last) or len(text) <= 2 * SHOWN:
-        return _short(text, CHANGED)
+    if len(text) <= 2 * SHOWN:
+        return text
     return ("" if first else text[:SHOWN]) + " … " + ("" if last else text[-SHOWN:])
 
 

@@ -321,6 +321,8 @@ def replay(path: str | os.PathLike[str], *, record: Record = None) -> Recording:
     ------
     ConfigurationError
         There is no such file to replay, it is damaged, or `record` is something else.
+    StoreUnwritable
+        Recording, to a disk that is full or read-only; also inside the block, when an answer has come.
     NotRecorded
         Inside the block: a question that the file holds no answer to. It shows the nearest one, and the difference.
 

@@ -38,8 +38,10 @@ class Entry:
         How many equal ones came before it in the batch.
     answer : int or None
         The number of the answer in the store, of a row that was found there.
-    leader : int or None
-        The position of the row that was asked in its place.
+    leader : Entry or None
+        Of the row that was asked in its place.
+    home : object
+        What `Ledger.home` was when it was written, or its answer found: in another file neither is.
     shown : bool
         Whether views and frames have it: once it is on disk, or the disk fails.
     """
@@ -54,7 +56,8 @@ class Entry:
     question: Question | None = None
     occurrence: int = 0
     answer: int | None = None
-    leader: int | None = None
+    leader: Entry | None = None
+    home: object = None
     shown: bool = False
     at: float = field(default_factory=time.time)
 
@@ -62,6 +65,12 @@ class Entry:
     def own(self) -> bool:
         """Whether this row was asked for itself."""
         return self.answer is None and self.leader is None
+
+    def links_in(self, home: object) -> bool:
+        """Whether its answer is in this file, or comes to it with the same transaction."""
+        if self.answer is not None:
+            return self.home is home
+        return self.leader is not None and self.leader.home in (None, home)
 
     @property
     def size(self) -> int:
@@ -117,7 +126,7 @@ def encode(entry: Entry, batch: int | None, family_id: int | None) -> tuple[Any,
         entry.status,
         kind if ok else None,
         (sendable(reply) if kind == TEXT else _json(reply)) if ok else None,
-        describe(entry.error),
+        sendable(describe(entry.error) or "") or None,
         entry.attempts,
         None if math.isnan(entry.latency) else entry.latency,
         usage.input_tokens,

@@ -16,13 +16,15 @@ is brought up to date when it is opened; a newer one is refused.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import StoreCorrupt, StoreError, StoreLocked, StoreTooNew, StoreUnwritable
+from ..errors import StoreCorrupt, StoreError, StoreLocked, StoreTooNew, StoreUnwritable, describe
 from . import place
 
 log = logging.getLogger("ceylon_nb")
@@ -85,7 +87,7 @@ PATIENCE = 30.0
 """Seconds that a lock of another process is waited for, in a thread of the store's own."""
 
 
-def connect(path: Path, *, patience: float = PATIENCE) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """Open a store to read and write, made and brought up to date where needed.
 
     Raises
@@ -93,8 +95,19 @@ def connect(path: Path, *, patience: float = PATIENCE) -> sqlite3.Connection:
     StoreError
         It cannot be used, and why.
     """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return _connect(path)
+        except StoreLocked:  # by another that opens it: there SQLite itself does not always wait
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.01)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     place.make(path)
-    with explained(path), _closed_on_error(_plain(path, patience)) as connection:
+    with explained(path), _closed_on_error(_plain(path)) as connection:
         version = _check(connection, path)
         _set_journal(connection, path)
         connection.execute("PRAGMA synchronous = FULL")  # what was shown outlives the machine's power, too
@@ -104,7 +117,7 @@ def connect(path: Path, *, patience: float = PATIENCE) -> sqlite3.Connection:
     return connection
 
 
-def connect_to_read(path: Path, *, patience: float = PATIENCE) -> sqlite3.Connection:
+def connect_to_read(path: Path) -> sqlite3.Connection:
     """Open a store that is there and up to date, to read.
 
     Raises
@@ -112,7 +125,7 @@ def connect_to_read(path: Path, *, patience: float = PATIENCE) -> sqlite3.Connec
     StoreError
         It cannot be used, and why.
     """
-    with explained(path), _closed_on_error(_plain(path, patience)) as connection:
+    with explained(path), _closed_on_error(_plain(path)) as connection:
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
     return connection
@@ -126,19 +139,22 @@ def connect_to_look(path: Path) -> sqlite3.Connection:
     StoreError
         It cannot be used, and why.
     """
-    if not path.exists():
+    if not place.exists(path):
         connection = sqlite3.connect(":memory:", isolation_level=None)
         _bring_up_to_date(connection, path)
         return connection
-    with explained(path), contextlib.closing(_plain(path, PATIENCE)) as found:
+    with explained(path), contextlib.closing(_plain(path)) as found:
         version = _check(found, path)
     if version < len(STEPS):
         connect(path).close()
     return connect_to_read(path)
 
 
-def _plain(path: Path, patience: float) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+def _plain(path: Path) -> sqlite3.Connection:
+    """The file as it is: `place.make` makes one, for its owner alone, and nobody else does."""
+    return sqlite3.connect(
+        f"{path.as_uri()}?mode=rw", uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+    )
 
 
 @contextlib.contextmanager
@@ -152,9 +168,9 @@ def _closed_on_error(connection: sqlite3.Connection) -> Iterator[sqlite3.Connect
 
 def _check(connection: sqlite3.Connection, path: Path) -> int:
     """The version of the format; 0 of a new file."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()  # last: others may just be making it
     if application != APPLICATION_ID and (application or version or tables):
         raise StoreCorrupt(
             f"{path} is a database of something else, not a store of answers. Nothing was changed in it. "
@@ -172,16 +188,20 @@ def _set_journal(connection: sqlite3.Connection, path: Path) -> None:
     """Write-ahead log, but on file systems that several machines share, where it is not safe."""
     kind = place.filesystem(path)
     wanted = "delete" if place.is_network(kind) else "wal"
-    (journal,) = connection.execute("PRAGMA journal_mode").fetchone()
-    if journal == wanted:
-        return
     if wanted == "delete":
-        log.warning(
-            "The store %s lies on a network file system (%s): use it from one machine at a time. "
-            "A path on a local disk in %s is faster and safer",
-            path, kind, place.VARIABLE,
-        )  # fmt: skip
-    connection.execute(f"PRAGMA journal_mode = {wanted}")
+        _warn_of_network(path, kind)
+    (journal,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if journal != wanted:
+        connection.execute(f"PRAGMA journal_mode = {wanted}")
+
+
+@functools.cache  # once a file
+def _warn_of_network(path: Path, kind: str) -> None:
+    log.warning(
+        "The store %s lies on a network file system (%s): use it from one machine at a time. "
+        "A path on a local disk in %s is faster and safer",
+        path, kind, place.VARIABLE,
+    )  # fmt: skip
 
 
 def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
@@ -220,10 +240,12 @@ _UNWRITABLE = (
 )
 
 
-def explain(error: sqlite3.Error, path: Path) -> StoreError:
+def explain(error: Exception, path: Path) -> StoreError:
     """What happened to the store, and what to do."""
+    if isinstance(error, StoreError):
+        return error
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary result code
-    said = str(error)
+    said = str(error) if isinstance(error, sqlite3.Error) else describe(error)
     if code in _DAMAGED:
         return StoreCorrupt(
             f"{path} is damaged, or is no store of answers ({said}). Move it away, and its -wal file with it: a new "
@@ -236,6 +258,14 @@ def explain(error: sqlite3.Error, path: Path) -> StoreError:
     if code in _UNWRITABLE:
         return StoreUnwritable(f"The store {path} cannot be written ({said}): see to its disk. {place.elsewhere()}")
     return StoreError(f"The store {path} cannot be used ({said}). {place.elsewhere()}")
+
+
+def replaced(path: Path) -> StoreUnwritable:
+    """What is said when the file that was written to is not there any more."""
+    return StoreUnwritable(
+        f"The store {path} was removed or replaced while it was in use: what was written to it before is only in the "
+        f"frames of this Python's batches. {place.elsewhere()}"
+    )
 
 
 def inode(path: Path) -> tuple[int, int] | None:

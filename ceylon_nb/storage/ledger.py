@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..answers import FAILED, OK
 from ..errors import StoreError
-from ..messages import Reply
+from ..messages import Reply, sendable
 from . import writer as writers
+from .claims import Claims
 from .entries import Entry, Found
+from .file import replaced
 from .identity import Family, Question
 from .reader import Reader
 
@@ -56,6 +58,8 @@ class Ledger:
     ----------
     batch, family_id : int or None
         The numbers of its row and its family's; None until they are on disk.
+    home : object
+        Stands for the file that they are in: another one once that was removed or replaced.
     """
 
     def __init__(
@@ -74,19 +78,22 @@ class Ledger:
         self.family = family
         self.batch: int | None = None
         self.family_id: int | None = None
-        self._name = name
-        self._model = model
+        self.home: object = None
+        self._name = sendable(name)
+        self._model = sendable(model)
         self._fresh = fresh
         self._counts = counts
         self._on_landed = on_landed
         self._on_failed = on_failed
         self._begun = time.time()
-        self._home: tuple[int, int] | None = None
-        self._new_home: tuple[int, int] | None = None
+        self._opened: object = None
+        self._goes_on = False
         self._tokens = (0, 0)
         self._remembers = False
         self._writer: Writer | None = None
         self._reader: Reader | None = None
+        self._read: object = None
+        self._claims: Claims | None = None
         self._waiting: list[Entry] = []
         self._leave: list[Callable[[], object]] = []
         self._lock = threading.RLock()
@@ -96,14 +103,17 @@ class Ledger:
     def open(self) -> None:
         """Begin to write, or go on after a failure; `on_landed` is called, with nothing, when that works."""
         with self._lock:
+            self._goes_on = True
+            self._remembers = self.batch is not None  # others may have asked, while it was away
             if self._writer is None:
                 self._writer = writers.join(self.path)
                 self._when_gone(writers.leave, self._writer)
+            self._writer.retry()
             self._writer.put(self)
             for entry in self._waiting:
                 self._writer.put(entry)
             self._waiting = []
-            self._writer.retry()
+            self._writer.flush()
 
     def close(self) -> None:
         """Write how the batch stands, and let go of the file; `open` goes on."""
@@ -119,7 +129,7 @@ class Ledger:
         self._leave.append(leave)
 
     def _let_go(self) -> None:
-        self._writer = self._reader = None
+        self._writer = self._reader = self._claims = None
         for leave in self._leave:
             leave()
         self._leave.clear()
@@ -154,7 +164,16 @@ class Ledger:
     @property
     def remembers(self) -> bool:
         """Whether the store may hold answers to this batch's questions."""
-        return self._remembers and not self._fresh
+        return (self._remembers or not (self._claims and self._claims.alone)) and not self._fresh
+
+    def claim(self, question: Question, occurrence: int) -> bool:
+        """Whether this batch may ask a question: no other asks it just now."""
+        return self._fresh or self._claims is None or self._claims.take(question, occurrence)
+
+    def unclaim(self, question: Question, occurrence: int) -> None:
+        """Let others ask it."""
+        if self._claims is not None:
+            self._claims.leave(question, occurrence)
 
     def find(self, question: Question, occurrence: int) -> asyncio.Future[Found | None]:
         """The newest answer to a question; looked up in a thread, with all that are wanted at the same time.
@@ -164,23 +183,48 @@ class Ledger:
         StoreError
             The store cannot be read.
         """
-        if self._reader is None:
-            assert self.family_id is not None
-            self._reader = Reader(self.path, self.family_id)
+        if self._reader is None or self._read is not self.home:
+            if self._reader is not None:
+                self._reader.end()
+            self._reader, self._read = Reader(self.path, self.family), self.home
             self._when_gone(self._reader.end)
         return self._reader.find(question, occurrence)
 
     # -- in the writer's thread ---------------------------------------------------------------------------------
 
-    def begin(self, connection: sqlite3.Connection, home: tuple[int, int]) -> None:
-        """Have rows for the family and the batch, in this file."""
-        if self._home == home:
+    def begin(self, connection: sqlite3.Connection, opened: object) -> None:
+        """Have rows for the family and the batch, in this file; `opened` stands for the connection.
+
+        Raises
+        ------
+        StoreUnwritable
+            They were in another file, which is gone, and the batch does not know.
+        """
+        self._begin_to_claim()
+        if self._opened is opened:
             return
-        self._new_home = home
+        self._opened = opened
+        if self.batch is not None:
+            mine = "SELECT 1 FROM batches WHERE id = ? AND begun = ? AND name = ?"
+            if connection.execute(mine, (self.batch, self._begun, self._name)).fetchone():
+                return
+            if not self._goes_on:
+                raise replaced(self.path)
+        self._insert(connection)
+
+    def _begin_to_claim(self) -> None:
+        with self._lock:
+            if self._claims is None and self._writer is not None:
+                self._claims = Claims(self.path, self.family.text)
+                self._when_gone(self._claims.end)
+
+    def _insert(self, connection: sqlite3.Connection) -> None:
+        self.home = object()
         known = connection.execute("SELECT id FROM families WHERE text = ?", (self.family.text,)).fetchone()
         if known is None:
             connection.execute("INSERT INTO families (text) VALUES (?)", (self.family.text,))
             known = connection.execute("SELECT last_insert_rowid()").fetchone()
+            self._remembers = False
         else:
             self._remembers = True
         (self.family_id,) = known
@@ -211,16 +255,15 @@ class Ledger:
             said + sum(usage.output_tokens or 0 for usage in usages),
         )
 
-    def rolled_back(self) -> None:
-        """Nothing of the last transaction is on disk."""
-        if self._new_home is not None:
-            self._home = self._new_home = self.batch = self.family_id = None
-
     def landed(self, entries: list[Entry]) -> None:
         """These are on disk."""
-        if self._new_home is not None:
-            self._home, self._new_home = self._new_home, None
+        self._goes_on = False
         self._tokens = self._with_tokens(entries)
+        for entry in entries:
+            if entry.answer is None:
+                entry.home = self.home
+            if entry.question is not None:
+                self.unclaim(entry.question, entry.occurrence)
         self._on_landed(entries)
 
     def failed(self, entries: list[Entry], error: StoreError) -> None:

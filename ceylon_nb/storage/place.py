@@ -43,18 +43,30 @@ def locate(store: StoreLike = "auto") -> Path | None:
     if store == "" or not isinstance(store, (str, os.PathLike)):
         raise ConfigurationError(f'store is "auto", a path or None, not {store!r}.')
     if store != "auto":
-        return _file(Path(store))
+        return _file(store)
     said = os.environ.get(VARIABLE, "")
     if said.lower() == "off":
         return None
     if _home is None and not said:
         raise ConfigurationError(f"The folder in which this Python started is gone: name a file in {VARIABLE}.")
-    return _file(Path(said)) if said else _home / FOLDER / FILE if _home is not None else None
+    return _file(said, _home) if said else _home / FOLDER / FILE if _home is not None else None
 
 
-def _file(path: Path) -> Path:
-    path = path.expanduser().absolute()
-    return path / FILE if path.is_dir() else path
+def _file(said: str | os.PathLike[str], folder: Path | None = None) -> Path:
+    """The file that is meant; a relative path counts from `folder`, or from where this Python is now."""
+    try:
+        path = ((folder or Path()) / Path(said).expanduser()).absolute()
+    except (OSError, RuntimeError) as error:  # the folder is gone; nobody of that name
+        raise ConfigurationError(f"{said!s} leads nowhere: {detail(error)}.") from error
+    return path / FILE if os.path.isdir(path) else path  # noqa: PTH112 - the method raises where it may not look
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file; one that may not be looked at is there."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def make(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import queue
 import sqlite3
@@ -15,8 +16,9 @@ import orjson
 
 from ..errors import StoreError
 from .entries import REPLY_COLUMNS, Found, decode
-from .file import connect_to_read, explained
-from .identity import Question
+from .file import connect_to_read, explain
+from .identity import Family, Question
+from .lasting import Lasting
 
 Wanted: TypeAlias = "tuple[Question, int, asyncio.Future[Found | None]]"
 
@@ -25,7 +27,7 @@ FIND = f"""
     FROM json_each(?) AS wanted
     CROSS JOIN answers
     ON question = json_extract(wanted.value, '$[0]') AND occurrence = json_extract(wanted.value, '$[1]')
-    WHERE status = 1 AND family = ?
+    WHERE status = 1 AND family = (SELECT id FROM families WHERE text = ?)
 """
 """One row, as every row of a result costs Python's lock anew; the prompts are compared, so that no two questions with
 one digest are taken for each other."""
@@ -37,9 +39,9 @@ class Reader:
     Source of the pattern: the grouping of github.com/graphql/dataloader.
     """
 
-    def __init__(self, path: Path, family_id: int) -> None:
+    def __init__(self, path: Path, family: Family) -> None:
         self._path = path
-        self._family_id = family_id
+        self._family = family
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wanted: list[Wanted] = []
         self._groups: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, list[Wanted]] | None] = queue.SimpleQueue()
@@ -67,24 +69,22 @@ class Reader:
     # -- in its thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
+        file = Lasting(functools.partial(connect_to_read, self._path))
         while (asked := self._groups.get()) is not None:
             loop, group = asked
             found: list[Found | None] | StoreError
             try:
-                with explained(self._path):
-                    connection = connection or connect_to_read(self._path)
+                with file as connection:
                     found = self._look_up(connection, group)
-            except StoreError as error:
-                found = error
+            except Exception as error:  # noqa: BLE001 - were this thread to end, a batch would wait for ever
+                found = explain(error, self._path)
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                 loop.call_soon_threadsafe(_deliver, group, found)
-        if connection is not None:
-            connection.close()
+        file.close()
 
     def _look_up(self, connection: sqlite3.Connection, group: list[Wanted]) -> list[Found | None]:
         wanted = orjson.dumps([(question.number, occurrence) for question, occurrence, _ in group]).decode()
-        (text,) = connection.execute(FIND, (wanted, self._family_id)).fetchone()
+        (text,) = connection.execute(FIND, (wanted, self._family.text)).fetchone()
         rows = sorted(orjson.loads(text))  # by their number: the newest comes last
         newest = {(number, occurrence, prompt): (id_, reply) for id_, number, occurrence, prompt, *reply in rows}
         return [_found(newest.get((question.number, occurrence, question.prompt))) for question, occurrence, _ in group]

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ..errors import StoreError, StoreUnwritable
+from ..errors import StoreError
 from ..loop import FAREWELL, stop_background
 from .entries import COLUMNS, Entry, encode
-from .file import connect, explained, inode
-from .place import elsewhere
+from .file import connect, explain, inode, replaced
+from .lasting import Lasting
 
 if TYPE_CHECKING:
     from .ledger import Ledger
@@ -61,9 +61,10 @@ class Writer:
         self.users = 0
         self._queue: deque[Entry | Ledger] = deque()
         self._changed = threading.Condition()
-        self._hurry = self._over = False
+        self._hurry = self._over = self._anew = False
         self._error: StoreError | None = None
-        self._connection: sqlite3.Connection | None = None
+        self._file = Lasting(self._connect)
+        self._opened: object = None
         self._inode: tuple[int, int] | None = None
         self._thread = threading.Thread(target=self._run, name="ceylon-nb-store", daemon=True)
         _alive.add(self)
@@ -106,7 +107,7 @@ class Writer:
         """Go on after a failure, with all that has waited since."""
         with self._changed:
             self._error = None
-            self._hurry = True
+            self._hurry = self._anew = True
             self._changed.notify()
 
     def end(self, patience: float | None = None) -> None:
@@ -122,20 +123,24 @@ class Writer:
     def _run(self) -> None:
         while self._wait():
             self._write_group()  # a function of its own: its names would hold the last batch while there is none
-        self._close()
+        self._file.close()
         _alive.discard(self)
 
     def _write_group(self) -> None:
         with self._changed:
             group = list(self._queue)
             self._queue.clear()
+            anew, self._anew = self._anew, False
+        if anew:  # the file may be another one by now
+            self._file.close()
         try:
             self._commit(group)
         except StoreError as error:
             with self._changed:
                 self._error = error
                 self._queue.extendleft(reversed(group))
-            _tell_failed(group, error)
+                waiting = list(self._queue)  # what has come meanwhile, too
+            _tell_failed(waiting, error)
         else:
             for ledger, entries in _by_ledger(group):
                 ledger.landed(entries)
@@ -155,48 +160,38 @@ class Writer:
             return True
 
     def _commit(self, group: list[Entry | Ledger]) -> None:
-        ledgers = _by_ledger(group)
         try:
-            with explained(self.path):
-                connection = self._open()
+            with self._file as connection:
                 connection.execute("BEGIN IMMEDIATE")
-                for ledger, entries in ledgers:
+                for ledger, entries in _by_ledger(group):
                     self._write(connection, ledger, entries)
                 connection.execute("COMMIT")
-            if inode(self.path) != self._inode:
-                raise StoreUnwritable(
-                    f"The store {self.path} was removed or replaced while it was in use: what was written to it before "
-                    f"is only in the frames of this Python's batches. {elsewhere()}"
-                )
-        except BaseException:
-            self._close()  # which rolls back
-            for ledger, _ in ledgers:
-                ledger.rolled_back()
-            raise
+                if inode(self.path) != self._inode:
+                    raise replaced(self.path)
+        except Exception as error:  # whatever it is: were this thread to end, its batches would wait for ever
+            raise explain(error, self.path) from error
 
     def _write(self, connection: sqlite3.Connection, ledger: Ledger, entries: list[Entry]) -> None:
-        assert self._inode is not None
-        ledger.begin(connection, self._inode)
-        own = [entry for entry in entries if entry.own]
+        ledger.begin(connection, self._opened)
+        own: list[Entry] = []
+        linked: list[Entry] = []
+        for entry in entries:
+            (linked if entry.links_in(ledger.home) else own).append(entry)
         for part in _parts(own):
             _insert(connection, [encode(entry, ledger.batch, ledger.family_id) for entry in part])
-        found = [(ledger.batch, each.position, each.answer) for each in entries if each.answer is not None]
-        followed = [(ledger.batch, each.position, each.leader) for each in entries if not each.own and not each.answer]
+        found = [(ledger.batch, each.position, each.answer) for each in linked if each.answer is not None]
+        followed = [
+            (ledger.batch, each.position, each.leader.position) for each in linked if not each.answer and each.leader
+        ]
         for statement, links in ((REUSE, found), (FOLLOW, followed)):
             if links:
                 connection.execute(statement, (orjson.dumps(links).decode(),))
         ledger.update(connection, entries)
 
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = connect(self.path)
-            self._inode = inode(self.path)
-        return self._connection
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self.path)
+        self._opened, self._inode = object(), inode(self.path)
+        return connection
 
 
 def _insert(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
@@ -242,7 +237,7 @@ _writers: dict[str, Writer] = {}
 """By the file's real path: those that batches use."""
 _alive: set[Writer] = set()
 """Those and the ones that have still to end."""
-_lock = threading.Lock()
+_lock = threading.RLock()  # a ledger that is collected leaves in whatever thread that happens, this one included
 
 
 def join(path: Path) -> Writer:
@@ -277,7 +272,7 @@ def flush_all() -> None:
 
 def _forget_after_fork() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _writers.clear()
     _alive.clear()
 
