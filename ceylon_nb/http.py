@@ -28,7 +28,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from . import errors
 from .foreign import translate
-from .loop import TimeLimit, patient_timeout
+from .timeouts import TimeLimit, patient_timeout
 from .urls import Address, proxy_for
 
 Transport: TypeAlias = httpx.AsyncBaseTransport

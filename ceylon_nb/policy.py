@@ -8,8 +8,8 @@ from typing import Any
 
 from .errors import ConfigurationError
 from .limits import Endpoint
-from .loop import patient_timeout
 from .retry import any_fault, backoff, retrying, time_left
+from .timeouts import patient_timeout
 
 VIEWS = ("auto", "line", "terminal")
 

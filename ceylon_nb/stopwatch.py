@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .loop import PatientTimer, clock
+from .loop import clock
+from .timeouts import PatientTimer
 
 
 class Stopwatch:

@@ -38,6 +38,7 @@ from ceylon_nb import LlmAgent, errors, http, loop
 from ceylon_nb.foreign import translate
 from ceylon_nb.http import Client, Transport
 from ceylon_nb.testing import Fault, ModelServer, faults
+from ceylon_nb.timeouts import STALL
 from ceylon_nb.urls import Address, is_loopback, mask, proxy_for
 
 ROOT = Path(__file__).parent.parent
@@ -669,7 +670,7 @@ def test_a_busy_cell_is_not_the_servers_fault(server: ModelServer, stream: bool)
     async def main() -> None:
         asking = asyncio.ensure_future(ask(client(server.url), stream=stream, timeout=0.3))
         await server.until(lambda seen: seen.received == 1)
-        time.sleep(0.3 + 2 * loop.STALL)  # noqa: ASYNC251 - a cell that computes, longer than the deadline
+        time.sleep(0.3 + 2 * STALL)  # noqa: ASYNC251 - a cell that computes, longer than the deadline
         assert (await asking)[0] == 200
 
     server.latency = 0.1
@@ -685,7 +686,7 @@ def test_a_busy_cell_while_connecting_is_not_the_servers_fault(
         asking = asyncio.gather(*(ask(client(server.url), stream=stream) for _ in range(50)))
         while not server.connections and not asking.done():
             await asyncio.sleep(0)  # until some have begun to connect, and no longer
-        time.sleep(0.1 + 2 * loop.STALL)  # noqa: ASYNC251 - a cell that computes
+        time.sleep(0.1 + 2 * STALL)  # noqa: ASYNC251 - a cell that computes
         assert {status for status, _ in await asking} == {200}
 
     monkeypatch.setattr(http, "CONNECT_TIMEOUT", 0.1)

@@ -22,7 +22,8 @@ import pytest
 from ceylon_nb import loop as loops
 from ceylon_nb.errors import WrongLoop
 from ceylon_nb.kernel import in_kernel
-from ceylon_nb.loop import STALL, awake, background, call_in, hold_awake, patient_timeout, run_sync, stop_background
+from ceylon_nb.loop import awake, background, call_in, hold_awake, run_sync, stop_background
+from ceylon_nb.timeouts import STALL, PatientTimer, _PatientTimeout, patient_timeout
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -547,7 +548,7 @@ def test_a_timeout_leaves_nothing_to_the_garbage_collector(seconds):
             async with patient_timeout(seconds):
                 await asyncio.sleep(1)
         await asyncio.sleep(0)
-        return [each for each in gc.get_objects() if type(each) in (loops.PatientTimer, loops._PatientTimeout)]
+        return [each for each in gc.get_objects() if type(each) in (PatientTimer, _PatientTimeout)]
 
     gc.collect()
     gc.disable()

@@ -224,6 +224,11 @@ class Server:
     authentication: str
     dialect: str
 
+    def reply(self, delta: Delta) -> Reply:
+        """A whole answer, without key and password: a server that echoes them would have them saved with a notebook."""
+        text = self.address.hide(delta.text)
+        return Reply(text, model=delta.model, finish_reason=delta.finish_reason, usage=delta.usage, raw=delta.raw)
+
     def decode(self, data: bytes) -> dict[str, Any]:
         """A JSON object from the wire.
 

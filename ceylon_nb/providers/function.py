@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias
 
 from .. import errors
-from ..loop import patient_timeout
 from ..messages import Message, Reply, sendable
+from ..timeouts import patient_timeout
 from .base import Delta, Request
 
 AskFunction: TypeAlias = Callable[[list[Message]], Awaitable[str]]

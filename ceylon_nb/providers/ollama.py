@@ -84,7 +84,7 @@ class Ollama:
             raise self._server.broke_off()
         if not delta.text:
             raise self._server.without_text(response.content, delta.finish_reason)
-        return Reply(delta.text, model=delta.model, finish_reason=delta.finish_reason, usage=delta.usage, raw=delta.raw)
+        return self._server.reply(delta)
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield one delta for each line of NDJSON."""

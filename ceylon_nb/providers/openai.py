@@ -80,7 +80,7 @@ class OpenAI:
         response = await client.post(self._body(request, stream=False), timeout=request.timeout)
         self._server.check(response, request.model)
         delta = self._whole(response.content)
-        return Reply(delta.text, model=delta.model, finish_reason=delta.finish_reason, usage=delta.usage, raw=delta.raw)
+        return self._server.reply(delta)
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield one delta for each server-sent event, until ``[DONE]``."""
