@@ -133,7 +133,8 @@ def _wait(run: Batch) -> tuple[Any, int]:
     try:
         frame = run.result()
     except KeyboardInterrupt:
-        print("Interrupted: the answers so far are kept.", file=sys.stderr)
+        goes_on = "; the same command goes on with the rest" if run.store else ""
+        print(f"Interrupted: the answers so far are kept{goes_on}.", file=sys.stderr)
         return run.frame, 130
     except CeylonError as error:
         print(f"ceylon-nb: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)

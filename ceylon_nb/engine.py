@@ -14,6 +14,7 @@ import contextlib
 import functools
 import pkgutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import frames
@@ -245,6 +246,11 @@ class Batch:
             "in flight": in_flight,
             "waiting": max(waiting, 0),
         }
+
+    @property
+    def store(self) -> Path | None:
+        """The file in which its answers are kept; None if there is none."""
+        return self._keeper.path
 
     @property
     def from_store(self) -> int:

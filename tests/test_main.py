@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ceylon_nb import store
 from ceylon_nb.testing import ModelServer, faults
 
 
@@ -70,6 +71,35 @@ def test_map_labels_a_csv(reviews: Path, tmp_path: Path) -> None:
     assert [row["reply"] for row in rows] == [f"<Text: {row['text']}>" for row in before]
     assert {row["status"] for row in rows} == {"ok"}
     assert "Batch(6 ok of 6)" in done.stderr
+
+
+def test_the_same_command_again_asks_only_for_what_is_missing(reviews: Path, tmp_path: Path) -> None:
+    with ModelServer() as server:
+        arguments = ["map", str(reviews), "{text}", "--model", "ollama::mock", "--base-url", server.url,
+                     "--store", str(tmp_path / "answers.sqlite"), "--name", "reviews"]  # fmt: skip
+        server.next(*[None] * 4, faults.status(400))
+        once = ceylon(*arguments, "--max-at-once", "1", "--attempts", "1")
+        assert ("4 ok, 2 failed" in once.stderr, server.received) == (True, 5)  # an empty row is not sent
+        again = ceylon(*arguments)
+        assert ("5 ok, 1 failed" in again.stderr, server.received) == (True, 6)
+        assert "4 from the store; fresh=True asks anew" in again.stderr
+        ceylon(*arguments, "--fresh")
+        assert server.received == 11
+    assert list(store(tmp_path / "answers.sqlite").batches()["name"]) == ["reviews"] * 3
+
+
+def test_map_keeps_its_answers_beside_the_notebook_or_script_unless_told(reviews: Path, tmp_path: Path) -> None:
+    for options, kept in ((["--store", "off"], False), ([], True)):
+        done = subprocess.run(
+            [sys.executable, "-m", "ceylon_nb", "map", str(reviews), "{text}", "--model", "demo::instant", *options],
+            cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if name != "CEYLON_NB_STORE"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.count(",ok,") == 5
+        assert (tmp_path / ".ceylon_nb" / "answers.sqlite").exists() == kept
 
 
 def test_map_without_out_writes_csv_to_stdout(reviews: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,18 @@ def test_the_line_says_where_a_batch_stands() -> None:
     cancelled.cancel()
     cancelled.result()
     assert re.fullmatch(r"Ask · 0 of 10( · \d+ cancelled)? · cancelled in [\d.]+ s", line.text(cancelled))
+
+
+def test_the_line_says_what_came_from_the_store(tmp_path: Path) -> None:
+    agent = LlmAgent("clerk", "demo::instant")
+    agent.map(["a", "b"], store=tmp_path / "answers.sqlite").result()
+    run = agent.map(["a", "b", "c"], "Classify: {}", store=tmp_path / "answers.sqlite", fresh=True)
+    run.result()
+    assert "from the store" not in line.text(run)
+    run = agent.map(["a", "b", "c"], store=tmp_path / "answers.sqlite", name="again")
+    run.result()
+    assert line.text(run).startswith("again · 2 from the store; fresh=True asks anew · 3 of 3 · done in ")
+    assert run.summary().splitlines()[1] == "2 from the store; fresh=True asks anew"
 
 
 def test_a_view_that_fails_never_touches_the_run(caplog: pytest.LogCaptureFixture) -> None:
