@@ -2,11 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import timedelta
+from pathlib import Path
 from typing import assert_type
 
 import pandas as pd
 
-from ceylon_nb import Answer, Batch, LlmAgent, Message, Reply, Usage, as_completed, batch
+from ceylon_nb import (
+    Answer,
+    Batch,
+    LlmAgent,
+    Message,
+    Reply,
+    Store,
+    Usage,
+    as_completed,
+    batch,
+    batches,
+    replay,
+    store,
+)
 
 
 async def public() -> None:
@@ -35,6 +50,17 @@ async def public() -> None:
         return 2 * number
 
     assert_type(batch(double, range(3)), Batch)
+    assert_type(batch(double, [1], key=str, store=Path("answers.sqlite"), fresh=True, dedupe=True, keep=False), Batch)
+    assert_type(await agent.send_message("Hi", store="auto"), Reply)
+    run.resume(store=None)
+    assert_type(run.store, Path | None)
+    assert_type(store(), Store)
+    assert_type(batches(), pd.DataFrame)
+    assert_type(store("answers.sqlite").frame("a name"), pd.DataFrame)
+    assert_type(store().export("answers.parquet", 7), int)
+    assert_type(store().prune(older_than=timedelta(days=30)), int)
+    with replay("answers.jsonl", record="missing") as recording:
+        assert_type(recording.recorded, int)
     tasks = {asyncio.create_task(double(1)): "one"}
     async for task in as_completed(list(tasks)):
         assert_type(task, asyncio.Future[int])
