@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .messages import Reply, Usage
+from .messages import UNKNOWN, Reply, Usage
 
 STATUSES = ("waiting", "ok", "failed", "cancelled")
 WAITING, OK, FAILED, CANCELLED = range(4)
@@ -223,7 +223,7 @@ class Tally(Answers):
         """Nothing more is kept."""
 
     def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
-        usage = Usage() if self._from_store[position] else usage_of(reply)
+        usage = UNKNOWN if self._from_store[position] else usage_of(reply)
         self._input_tokens += usage.input_tokens or 0
         self._output_tokens += usage.output_tokens or 0
 
@@ -233,4 +233,4 @@ class Tally(Answers):
 
 def usage_of(reply: Any) -> Usage:
     """Tokens of one reply; unknown of what is not a model's."""
-    return reply.usage if isinstance(reply, Reply) else Usage()
+    return reply.usage if isinstance(reply, Reply) else UNKNOWN

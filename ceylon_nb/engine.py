@@ -42,7 +42,7 @@ AT_ONCE = 8
 VIEWS = "ceylon_nb.views:attach"
 """Who shows a batch; found by name when one begins, as nothing here imports a view."""
 
-OPENING = 0.1
+OPENING = 0.05
 """Seconds that a cell waits for its store, to say at once what is wrong with it. A slow one is waited for later."""
 
 View: TypeAlias = "str | Callable[[Batch], object] | None"

@@ -201,6 +201,8 @@ class Keeper:
             else:
                 status, reply, error = FAILED, None, ConfigurationError(f"With keep=False {said}.")
         question, occurrence = self._asked.pop(position, (None, 0))
+        if ledger is None and self._ledger is not None and question is not None:
+            self._ledger.unclaim((question, occurrence))
         self._settle(Entry(ledger, position, status, reply, error, attempts, latency, question, occurrence))
 
     def release(self, position: int) -> list[int]:
@@ -209,7 +211,7 @@ class Keeper:
         if known is None:
             return []
         if self._ledger is not None:
-            self._ledger.unclaim(*known)
+            self._ledger.unclaim(known)
         if not self._dedupe:
             return []
         lead = self._leads.pop(known[0].digest)

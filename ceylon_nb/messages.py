@@ -40,6 +40,9 @@ class Usage:
     output_tokens: int | None = None
 
 
+UNKNOWN = Usage()
+
+
 class Text(str):
     """A ``str`` that a notebook shows as text, not as a quoted repr; inside a list or a dict, quoted as usual."""
 
@@ -87,7 +90,7 @@ class Reply(Text):
         raw: bytes = b"",
     ) -> Reply:
         self = super().__new__(cls, text)
-        self.usage = usage or Usage()
+        self.usage = usage or UNKNOWN
         self.model = model
         self.latency = latency
         self.finish_reason = finish_reason

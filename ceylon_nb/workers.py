@@ -244,7 +244,8 @@ class Workers:
                 return None
             position = self._next
             self._next += 1
-            self.answers.extend_to(self._next)
+            if self._next > len(self.answers):
+                self.answers.extend_to(self.source.total or self._next)
             if self._goes_on():
                 return position
             self._again.append(position)  # paused, or fewer at once, while the source took its time

@@ -1,11 +1,13 @@
 """Claims: who is asking what just now, so that two batches on one store, also of two kernels, never pay for one answer.
 
-A claim is a lock on one byte of a file beside the store, at an offset that is the question's own number: nothing is
-written, ten thousand of them cost nothing, and those of a process that is killed are gone with it. Between the batches
-of one process, which share their locks, a table does the same.
+Between the batches of one process a table of what is claimed does it. Between processes a claim is a lock on one byte
+of a file beside the store, at an offset that is the question's own number: nothing is written, and the claims of a
+process that is killed are gone with it.
 
-Whoever has no company need not look into the store before it asks something new. The file tells: each process that
-uses the store holds a shared lock on one byte, and adds one to the number of those that ever came when it comes.
+Whoever is alone takes no locks (each costs the more the more there are), and need not look into the store before it
+asks something new. The file tells: each process that uses the store holds a shared lock on one byte, and adds one to
+the number of those that ever came when it comes. Who was alone sees that within `NOTICE` seconds, and locks what it
+has claimed; who comes waits for so long before it claims anything.
 
 Where there are no such locks (Windows, and network file systems, where they are slow or worse), claims hold within one
 process.
@@ -21,14 +23,19 @@ import os
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
+from ..loop import clock
 from . import place
 from .identity import Question
 
 if sys.platform != "win32":
     import fcntl
 
+
+NOTICE = 0.1
+"""Seconds within which a process sees that it is not alone any more, unless it computes."""
 
 PRESENT = 2**62
 ARRIVING = 2**62 + 1
@@ -51,7 +58,8 @@ class Desk:
         self._held: dict[int, Claims] = {}
         self._lock = threading.Lock()
         self._file: int | None = None
-        self._company = False
+        self._accompanied = False
+        self._waits_until = 0.0
         if sys.platform != "win32" and not place.is_network(place.filesystem(path)):
             self._file = os.open(f"{path}-claims", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._arrive(self._file)
@@ -61,7 +69,8 @@ class Desk:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, PRESENT)
         except BlockingIOError:
-            self._company = True
+            self._accompanied = True
+            self._waits_until = clock() + 2 * NOTICE
         fcntl.lockf(file, fcntl.LOCK_SH, 1, PRESENT)
         came = int.from_bytes(os.pread(file, 8, 0), "big") + 1
         os.pwrite(file, came.to_bytes(8, "big"), 0)
@@ -72,28 +81,50 @@ class Desk:
     @property
     def alone(self) -> bool:
         """Whether no other process has used the store since this one came."""
-        return self._file is None or not (self._company or self._came[:] != self._with_me)
+        return self._file is None or not (self._accompanied or self._came[:] != self._with_me)
+
+    def watch(self) -> None:
+        """Lock what is claimed, if somebody has come."""
+        with self._lock:
+            self._watch()
+
+    def _watch(self) -> None:
+        if not self._accompanied and not self.alone:
+            self._accompanied = True
+            for offset in self._held:
+                self._locked(offset)
 
     def take(self, offset: int, claims: Claims) -> bool:
-        """Claim an offset; False if somebody else has."""
+        """Claim an offset; False if somebody else has, or may have for all that is known yet."""
         with self._lock:
+            self._watch()
             if offset in self._held:
                 return self._held[offset] is claims
-            if self._file is not None:
-                try:
-                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
-                except BlockingIOError:
-                    return False
+            if self._accompanied and (clock() < self._waits_until or not self._locked(offset)):
+                return False
             self._held[offset] = claims
             return True
 
-    def leave(self, offset: int, claims: Claims) -> None:
-        """Give a claim back."""
+    def leave(self, offsets: Iterable[int], claims: Claims) -> None:
+        """Give claims back."""
         with self._lock:
-            if self._held.get(offset) is claims:
-                del self._held[offset]
-                if self._file is not None:
-                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
+            for offset in offsets:
+                if self._held.get(offset) is claims:
+                    del self._held[offset]
+                    if self._accompanied and self._file is not None:
+                        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
+
+    def leave_all(self, claims: Claims) -> None:
+        """Give all claims of a batch back."""
+        self.leave([offset for offset, owner in list(self._held.items()) if owner is claims], claims)
+
+    def _locked(self, offset: int) -> bool:
+        assert self._file is not None
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+        except BlockingIOError:
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of the file."""
@@ -120,7 +151,6 @@ class Claims:
     def __init__(self, path: Path, family: str) -> None:
         self._name = os.path.realpath(path)
         self._family = family
-        self._mine: set[int] = set()
         with _lock:
             if self._name not in _desks:
                 _desks[self._name] = Desk(path)
@@ -137,30 +167,27 @@ class Claims:
 
     def take(self, question: Question, occurrence: int) -> bool:
         """Claim a question; False if somebody else asks it just now."""
-        offset = _offset(question, occurrence)
-        taken = self._desk.take(offset, self)
-        if taken:
-            self._mine.add(offset)
-        return taken
+        return self._desk.take(_offset(question, occurrence), self)
 
-    def leave(self, question: Question, occurrence: int) -> None:
-        """Give a claim back: it was answered, or will not be."""
-        offset = _offset(question, occurrence)
-        if offset in self._mine:
-            self._mine.discard(offset)
-            self._desk.leave(offset, self)
+    def leave(self, asked: Iterable[tuple[Question, int]]) -> None:
+        """Give claims back: these questions were answered, or will not be."""
+        self._desk.leave((_offset(question, occurrence) for question, occurrence in asked), self)
 
     def end(self) -> None:
         """Give all claims back."""
-        for offset in list(self._mine):
-            self._desk.leave(offset, self)
-        self._mine.clear()
+        self._desk.leave_all(self)
         with _lock:
             self._desk.batches[self._family] -= 1
             self._desk.users -= 1
             if not self._desk.users and _desks.get(self._name) is self._desk:
                 del _desks[self._name]
                 self._desk.close()
+
+
+def watch() -> None:
+    """See who has come; to be called every `NOTICE` seconds."""
+    for desk in list(_desks.values()):
+        desk.watch()
 
 
 def _forget_after_fork() -> None:

@@ -18,17 +18,15 @@ class Question(NamedTuple):
     ----------
     digest : bytes
         16 of them.
+    number : int
+        The digest's first half, signed: what the store finds it by.
     prompt : str
         The user's message; of several messages, their JSON.
     """
 
     digest: bytes
+    number: int
     prompt: str
-
-    @property
-    def number(self) -> int:
-        """The digest's first half as the signed number that the store finds it by."""
-        return int.from_bytes(self.digest[:8], "big", signed=True)
 
 
 class Family:
@@ -58,9 +56,10 @@ class Family:
         return self._question(b"\1", orjson.dumps(messages).decode())
 
     def _question(self, form: bytes, prompt: str) -> Question:
-        digest = self._digest.copy()
-        digest.update(form + prompt.encode())
-        return Question(digest.digest(), prompt)
+        hashed = self._digest.copy()
+        hashed.update(form + prompt.encode())
+        digest = hashed.digest()
+        return Question(digest, int.from_bytes(digest[:8], "big", signed=True), prompt)
 
 
 class Occurrences:

@@ -170,10 +170,10 @@ class Ledger:
         """Whether this batch may ask a question: no other asks it just now."""
         return self._fresh or self._claims is None or self._claims.take(question, occurrence)
 
-    def unclaim(self, question: Question, occurrence: int) -> None:
-        """Let others ask it."""
+    def unclaim(self, *asked: tuple[Question, int]) -> None:
+        """Let others ask these."""
         if self._claims is not None:
-            self._claims.leave(question, occurrence)
+            self._claims.leave(asked)
 
     def find(self, question: Question, occurrence: int) -> asyncio.Future[Found | None]:
         """The newest answer to a question; looked up in a thread, with all that are wanted at the same time.
@@ -262,8 +262,7 @@ class Ledger:
         for entry in entries:
             if entry.answer is None:
                 entry.home = self.home
-            if entry.question is not None:
-                self.unclaim(entry.question, entry.occurrence)
+        self.unclaim(*((entry.question, entry.occurrence) for entry in entries if entry.question is not None))
         self._on_landed(entries)
 
     def failed(self, entries: list[Entry], error: StoreError) -> None:

@@ -81,8 +81,9 @@ def make(path: Path) -> None:
     try:
         if folder.name == FOLDER and not folder.is_dir():
             folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.name == FOLDER and not (folder / ".gitignore").exists():
-            (folder / ".gitignore").write_text("# Answers of models, kept by ceylon_nb.\n*\n", encoding="utf-8")
+        ignore = folder / ".gitignore"
+        if folder.name == FOLDER and not (ignore.exists() and ignore.stat().st_size):
+            ignore.write_text("# Answers of models, kept by ceylon_nb.\n*\n", encoding="utf-8")
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite's other files take its mode
     except OSError as error:

@@ -23,6 +23,7 @@ import orjson
 
 from ..errors import StoreError
 from ..loop import FAREWELL, stop_background
+from . import claims
 from .entries import COLUMNS, Entry, encode
 from .file import connect, explain, inode, replaced
 from .lasting import Lasting
@@ -150,7 +151,8 @@ class Writer:
         with self._changed:
             while (not self._queue or self._error) and not self._over:
                 self._hurry = False
-                self._changed.wait()
+                self._changed.wait(claims.NOTICE)
+                claims.watch()
             if not self._queue or self._error:
                 return False
             until = time.monotonic() + GATHER
@@ -168,6 +170,8 @@ class Writer:
                 connection.execute("COMMIT")
                 if inode(self.path) != self._inode:
                     raise replaced(self.path)
+        except StoreError:
+            raise
         except Exception as error:  # whatever it is: were this thread to end, its batches would wait for ever
             raise explain(error, self.path) from error
 
