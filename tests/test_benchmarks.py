@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import ceylon_nb
+
 from .benchmarks import __main__ as benchmarks
-from .benchmarks import child, contestants, plan, report, server
+from .benchmarks import child, contestants, disk, plan, report, server
 from .benchmarks.meter import Meter
 
 ROOT = Path(__file__).parent.parent
@@ -43,13 +45,19 @@ def test_a_quick_run_measures_everything_but_the_peers(tmp_path):
     runs = ran_well(done, tmp_path / "results.json")
     assert "environment" not in done.stderr, "a quick run makes none"
     names = {kind: [name for (name,) in runs.where(kind=kind).distinct("contestant")] for kind in child.KINDS}
-    assert names["http"] == [contestants.BARE, contestants.TRANSPORT, contestants.OURS]
-    assert names["engine"] == [contestants.POOL, contestants.OUR_BATCH, contestants.OUR_MAP]
+    unstored = contestants.OURS + contestants.UNSTORED
+    assert names["http"] == [contestants.BARE, contestants.TRANSPORT, contestants.OURS, unstored]
+    assert names["engine"] == [contestants.POOL, *contestants.STORED]
     for run in runs.where(kind="http").runs:
         assert run["server"]["peak"] == run["at_once"], "a race in which somebody walks"
         assert run["server"]["accepted"] <= run["at_once"] + 1, "connections are kept: one more is /stats' own"
-    (lazy,) = runs.where(kind="lazy").runs
-    assert lazy["tasks"] <= lazy["at_once"] + 4
+    for lazy in runs.where(kind="lazy").runs:
+        assert lazy["tasks"] <= lazy["at_once"] + 4
+    (decided,) = runs.where(kind="deciding").runs
+    assert decided["found"] == decided["n"], "all of them are in the store"
+    (slow,) = runs.where(kind="disk", contestant=plan.SLOW_DISK).runs
+    assert slow["commit"] >= plan.QUICK.commit, "the disk is slow indeed"
+    assert not list(ROOT.glob("*.sqlite*")), "a run works in a folder of its own"
     (imported,) = runs.where(kind="import", contestant="ceylon_nb").runs
     assert imported["heavy"] == []
 
@@ -76,6 +84,16 @@ def test_contestants_take_turns():
     assert all(contestants.PEER not in json.dumps(group) for group in plan.FULL.jobs(None, peers=False))
 
 
+def test_the_part_of_the_store_has_all_that_a_store_takes_part_in():
+    jobs = report.Runs(job for group in plan.QUICK.jobs("store", peers=True) for job in group)
+
+    names = {kind: [name for (name,) in jobs.where(kind=kind).distinct("contestant")] for kind in child.KINDS}
+    assert names["http"] == []
+    assert names["engine"] == list(contestants.STORED)
+    assert names["lazy"] == [plan.IN_STORE]
+    assert [len(names[kind]) for kind in ("opening", "deciding", "disk")] == [2, 1, 2]
+
+
 # -- honest counting -------------------------------------------------------------------------------------------------
 
 JOB = {"kind": "http", "contestant": "somebody", "n": 100, "at_once": 8, "delay": 0.0}
@@ -100,10 +118,51 @@ def test_a_run_that_did_not_do_its_job_is_no_figure(figures, fault):
         benchmarks.check(JOB, figures)
 
 
+STORE_JOB = {"contestant": "somebody", "n": 100, "at_once": 8}
+
+
+@pytest.mark.parametrize(
+    ("job", "figures"),
+    [
+        pytest.param({"kind": "deciding"}, {"found": 100}, id="all of it found"),
+        pytest.param({"kind": "opening"}, {"found": 0}, id="nothing found"),
+        pytest.param({"kind": "disk", "commit": 0.2}, {"commit": 0.21}, id="a slow disk"),
+    ],
+)
+def test_a_run_with_the_store_that_was_meant_counts(job, figures):
+    benchmarks.check({**STORE_JOB, **job}, {"answered": 100, **figures})
+
+
+@pytest.mark.parametrize(
+    ("job", "figures", "fault"),
+    [
+        pytest.param({"kind": "deciding"}, {"found": 99}, "99 from the store", id="asked for what was there"),
+        pytest.param({"kind": "opening"}, {"found": 1}, "1 from the store", id="found what was not there"),
+        pytest.param({"kind": "disk", "commit": 0.2}, {"commit": 0.003}, "a commit in 3 ms", id="a quick disk"),
+    ],
+)
+def test_a_run_with_another_store_than_was_meant_is_no_figure(job, figures, fault):
+    with pytest.raises(benchmarks.ContestantFailed, match=fault):
+        benchmarks.check({**STORE_JOB, **job}, {"answered": 100, **figures})
+
+
 @needs_server
 def test_a_contestant_that_breaks_down_is_named_with_its_error():
-    with server.running() as load, pytest.raises(benchmarks.ContestantFailed, match=r"(?s)nobody.*KeyError"):
-        benchmarks.run(sys.executable, {**JOB, "contestant": "nobody"}, load)
+    job = {**JOB, "contestant": "nobody"}
+    broken = pytest.raises(benchmarks.ContestantFailed, match=r"(?s)nobody.*KeyError")
+    with server.running() as load, disk.shelf() as shelf, broken:
+        benchmarks.run(sys.executable, job, load, shelf)
+
+
+def test_a_full_store_is_what_batches_leave(tmp_path):
+    disk.fill(tmp_path / "answers.sqlite", disk.BATCH + 5)
+
+    kept = ceylon_nb.store(tmp_path / "answers.sqlite")
+
+    assert list(kept.batches()["done"]) == [5, disk.BATCH], "the newest first"
+    frame = kept.frame("batch 1")
+    assert list(frame["prompt"]) == [contestants.prompt(disk.BATCH + number) for number in range(5)]
+    assert set(frame["reply"]) == {contestants.ANSWER}
 
 
 def test_ratios_are_taken_within_a_round():
@@ -118,6 +177,17 @@ def test_ratios_are_taken_within_a_round():
     assert ratio == 3.0, "the noisy second round must not decide"
     assert runs.where(contestant="slow").middle(report.cpu_each) == 3.0
     assert runs.where(contestant="slow").ratio(runs.where(contestant="absent"), report.cpu_each) is None
+
+
+def test_differences_are_taken_within_a_round():
+    runs = report.Runs(
+        {"round": number, "contestant": name, "n": 1, "loop": loop}
+        for number, (stored, bare) in enumerate([(3.0, 1.0), (90.0, 10.0), (4.0, 2.0)])
+        for name, loop in (("stored", stored), ("bare", bare))
+    )
+
+    assert runs.where(contestant="stored").more(runs.where(contestant="bare"), report.loop_each) == 2.0
+    assert runs.where(contestant="stored").more(runs.where(contestant="absent"), report.loop_each) is None
 
 
 def test_walls_are_held_against_whole_waves():
@@ -142,6 +212,21 @@ def test_the_bar_says_what_was_missed(seconds, verdict):
     text = report.write({"full": True, "rounds": 1, "machine": machine, "runs": [{**run, **figures}]})
 
     assert f"| CPU a request, µs, 100 at once | ≤ 220 | {seconds * 1e6:.0f} | {verdict} |" in text
+
+
+def test_every_bar_of_the_store_is_held_against_something():
+    class Ones(dict):
+        def __missing__(self, name):
+            return 1.0
+
+    jobs = [job for group in plan.FULL.jobs("store", peers=False) for job in group]
+    machine = {"python": "3", "cpus": 2, "load": 0.0}
+
+    runs = [Ones(job, round=0) for job in jobs]
+    text = report.write({"full": True, "rounds": 1, "machine": machine, "runs": runs})
+
+    bars = text.partition("### The bar")[2].splitlines()
+    assert sum(line.endswith(("| met |", "| missed |")) for line in bars) == 4 + 1 + 2 + 2 + 2
 
 
 def test_the_meter_sees_a_loop_that_stands_still_and_memory_that_came_and_went():

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import environment, plan, report, server
+from . import disk, environment, plan, report, server
 from .child import WARM_UP
 
 RESULTS = environment.HERE / "results.json"
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny size, without peers: see that it works")
     parser.add_argument("--without-peers", action="store_true", help="only what this environment has; makes none")
     parser.add_argument("--rounds", type=int, default=plan.FULL.rounds, help="how often each contestant runs")
-    parser.add_argument("--part", choices=["http", "engine", "lazy", "import"], help="only this")
+    parser.add_argument("--part", choices=plan.PARTS, help="only this")
     parser.add_argument("--json", type=Path, metavar="FILE", help=f"where all figures go, else {RESULTS.name}")
     return parser.parse_args(argv)
 
@@ -75,16 +75,16 @@ class ContestantFailed(Exception):
 def measure(size: plan.Plan, python: str, part: str | None, *, peers: bool) -> list[report.Run]:
     """Run every group of contestants in turns, every round."""
     runs = []
-    with server.running() as load:
+    with server.running() as load, disk.shelf() as shelf:
         for group in size.jobs(part, peers=peers):
             for number in range(size.rounds):
                 for job in group:
                     print(f"round {number + 1} of {size.rounds}: {_title(job)}", file=sys.stderr)
-                    runs.append({**job, "round": number, **run(python, job, load)})
+                    runs.append({**job, "round": number, **run(python, job, load, shelf)})
     return runs
 
 
-def run(python: str, job: dict[str, Any], load: server.LoadServer) -> dict[str, Any]:
+def run(python: str, job: plan.Job, load: server.LoadServer, shelf: disk.Shelf) -> dict[str, Any]:
     """One contestant, once.
 
     Raises
@@ -95,21 +95,28 @@ def run(python: str, job: dict[str, Any], load: server.LoadServer) -> dict[str, 
     if job["kind"] == "import":
         return _child([python, "-P", str(environment.HERE / "importing.py"), job["contestant"]], job)
     load.stats()
-    told = {**job, "base_url": load.base_url(job["delay"])} if job["kind"] == "http" else job
-    figures = _child([python, "-m", "tests.benchmarks.child", json.dumps(told)], job)
+    told, variables = dict(job), {}
+    if job["kind"] == "http":
+        told["base_url"] = load.base_url(job["delay"])
+    if job.get("stored"):
+        told["store"] = str(shelf.store(job["stored"]))
+    if job.get("commit"):
+        variables = shelf.slow_disk(job["commit"])
+    figures = _child([python, "-m", "tests.benchmarks.child", json.dumps(told)], job, variables)
     if job["kind"] == "http":
         figures["server"] = load.stats()
     check(job, figures)
     return figures
 
 
-def check(job: dict[str, Any], figures: dict[str, Any]) -> None:
+def check(job: plan.Job, figures: dict[str, Any]) -> None:
     """Hold a run against its job: figures of half a job are no figures.
 
     Raises
     ------
     ContestantFailed
-        Not every prompt was answered, or not by one request, or more at once than allowed.
+        Not every prompt was answered, or not by one request, or more at once than allowed; or not by the store, or the
+        disk was quicker than it should be.
     """
     faults = []
     if figures["answered"] != job["n"]:
@@ -121,21 +128,26 @@ def check(job: dict[str, Any], figures: dict[str, Any]) -> None:
             faults.append(f"{asked:,} requests")
         if seen["peak"] > job["at_once"]:
             faults.append(f"{seen['peak']:,} at once")
+    if "found" in figures and figures["found"] != (job["n"] if job["kind"] == "deciding" else 0):
+        faults.append(f"{figures['found']:,} from the store")
+    if figures.get("commit", 0.0) < job.get("commit", 0.0):
+        faults.append(f"a commit in {figures['commit'] * 1000:.0f} ms")
     if faults:
         raise ContestantFailed(f"{_title(job)}: {', '.join(faults)}.")
 
 
-def _child(command: list[str], job: dict[str, Any]) -> dict[str, Any]:
+def _child(command: list[str], job: plan.Job, variables: dict[str, str] | None = None) -> dict[str, Any]:
     try:
-        done = subprocess.run(
-            command,
-            cwd=environment.ROOT,
-            env=environment.bare(),
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_RUN,
-            check=True,
-        )
+        with disk.folder() as folder:  # with it goes whatever store was made there
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env={**environment.bare(), **(variables or {})},
+                capture_output=True,
+                text=True,
+                timeout=LONGEST_RUN,
+                check=True,
+            )
     except subprocess.CalledProcessError as error:
         raise ContestantFailed(f"{_title(job)} ended with {error.returncode}:\n{error.stderr}") from error
     except subprocess.TimeoutExpired as error:
@@ -144,7 +156,7 @@ def _child(command: list[str], job: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def _title(job: dict[str, Any]) -> str:
+def _title(job: plan.Job) -> str:
     parts = [job["kind"], job["contestant"]]
     if "n" in job:
         parts.append(f"{job['n']:,} prompts, {job['at_once']:,} at once")

@@ -8,25 +8,17 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import contestants
+from . import contestants, storing
+from .contestants import STORE, Figures, finished, prompt
 from .meter import Meter
 
 WARM_UP = 8
 """Prompts answered before the clock starts: imports, and one connection."""
 
-Figures = dict[str, Any]
-
-
-def prompt(number: int) -> str:
-    """One of as many as need be."""
-    return f"Classify the review number {number}: it lasts for days and weighs nothing."
-
 
 async def over_http(job: dict[str, Any]) -> Figures:
     """Answer every prompt through the load server."""
-    prompts = [
-        f"Classify the review number {number}: it lasts for days and weighs nothing." for number in range(job["n"])
-    ]
+    prompts = [prompt(number) for number in range(job["n"])]
     return await _measured(contestants.OVER_HTTP[job["contestant"]], job, prompts)
 
 
@@ -46,36 +38,49 @@ async def _measured(contestant: contestants.Contestant, job: dict[str, Any], ite
 
 
 async def lazily(job: dict[str, Any]) -> Figures:
-    """Answer items that are made as they are asked for; the frame is built after the clock stopped."""
-    from ceylon_nb import batch
+    """Answer prompts that are made as they are asked for; the frame, if there is one, is built after the clock stopped.
+
+    Answers are kept in memory, or in the store alone.
+    """
+    from ceylon_nb import Batch, LlmAgent, store
 
     most_tasks = 0
 
-    def items(n: int) -> Iterator[str]:
+    def prompts(n: int) -> Iterator[str]:
         nonlocal most_tasks
         for number in range(n):
             if not number % 1000:
                 most_tasks = max(most_tasks, len(asyncio.all_tasks()))
             yield prompt(number)
 
-    async def answer(item: str) -> str:
+    async def answer(messages: Any) -> str:
         await asyncio.sleep(0)
-        return f"{contestants.ANSWER} {item}"
+        return f"{contestants.ANSWER} {messages[-1].content}"
 
-    await batch(answer, items(WARM_UP), max_at_once=job["at_once"], view=None)
+    def begin(n: int, path: str) -> Batch:
+        kept = {"store": None} if job["kept"] else {"store": path, "keep": False}
+        return agent.map(prompts(n), max_at_once=job["at_once"], view=None, **kept)
+
+    agent = LlmAgent("load", answer)
+    await begin(WARM_UP, "warm-up.sqlite")
     with Meter() as meter:
-        done = asyncio.Event()
-        run = batch(answer, items(job["n"]), max_at_once=job["at_once"], view=None)
-        run.subscribe(lambda run: done.set() if run.finished else None)
-        await done.wait()
+        run = begin(job["n"], STORE)
+        await finished(run)
     with Meter() as framing:
-        answered = len((await run)["reply"].dropna())
-    frame = {f"frame_{name}": framing.figures[name] for name in ("wall", "memory")}
-    return {**meter.figures, **frame, "answered": answered, "tasks": most_tasks}
+        frame = await run
+    answered = store(STORE).batches()["done"].iloc[0] if frame is None else frame["reply"].notna().sum()
+    framed = {f"frame_{name}": framing.figures[name] for name in ("wall", "memory")}
+    return {**meter.figures, **framed, "answered": int(answered), "tasks": most_tasks}
 
 
-KINDS = {"http": over_http, "engine": at_once, "lazy": lazily}
-
+KINDS = {
+    "http": over_http,
+    "engine": at_once,
+    "lazy": lazily,
+    "opening": storing.opening,
+    "deciding": storing.deciding,
+    "disk": storing.on_disk,
+}
 
 ADDRESSES = {
     "socket.connect": 1,

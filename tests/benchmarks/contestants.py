@@ -4,11 +4,18 @@ Each is an async context manager that makes what is kept between two calls, and 
 a contestant needs is imported inside it: nobody pays for another's imports.
 """
 
+import asyncio
 import contextlib
+import functools
+import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+if TYPE_CHECKING:
+    from ceylon_nb import Batch
+
+Figures: TypeAlias = dict[str, Any]
 Ask: TypeAlias = Callable[[Any], Awaitable[list[str]]]
 Contestant: TypeAlias = Callable[[str, int], contextlib.AbstractAsyncContextManager[Ask]]
 """From base URL (nothing where there is no HTTP) and how many at once."""
@@ -24,11 +31,38 @@ POOL = "bare worker pool"
 OUR_BATCH = "ceylon_nb, batch(fn)"
 OUR_MAP = "ceylon_nb, agent.map"
 
+STORE = "answers.sqlite"
+"""In the folder in which a run works, which is its own and on a disk."""
+UNSTORED = ", no store"
+EARLIER = ", store with earlier answers"
+
+_numbers = itertools.count()
+
+
+def new_store() -> str:
+    """A file that is not there yet, each time another: nothing has to be looked up in it."""
+    return f"answers-{next(_numbers)}.sqlite"
+
+
+STORES: dict[str, Callable[[], str | None]] = {"": new_store, UNSTORED: lambda: None, EARLIER: lambda: STORE}
+"""What is added to a contestant's name, and where its answers go. The earlier ones are the warm-up's: everything is
+looked up, and nothing found."""
+
+
+def prompt(number: int) -> str:
+    """One of as many as need be."""
+    return f"Classify the review number {number}: it lasts for days and weighs nothing."
+
+
+async def finished(run: "Batch") -> None:
+    """Return when a batch has ended; without its frame."""
+    done = asyncio.Event()
+    run.subscribe(lambda run: done.set() if run.finished else None)
+    await done.wait()
+
 
 async def pool(ask_one: Callable[[Any], Awaitable[str]], items: Iterable[Any], at_once: int) -> list[str]:
     """What one would write by hand: workers that pull from one iterator."""
-    import asyncio
-
     iterator = iter(items)
     answers = []
 
@@ -88,14 +122,14 @@ async def httpx_aiohttp_transport(base_url: str, at_once: int) -> AsyncIterator[
 
 
 @contextlib.asynccontextmanager
-async def ceylon_nb(base_url: str, at_once: int) -> AsyncIterator[Ask]:
-    """The whole path: templates, workers, limits, retry, HTTP, and the frame at the end."""
+async def ceylon_nb(base_url: str, at_once: int, *, store: Callable[[], str | None]) -> AsyncIterator[Ask]:
+    """The whole path: templates, workers, limits, retry, HTTP, the store, and the frame at the end."""
     from ceylon_nb import LlmAgent
 
     agent = LlmAgent("load", "openai::load", base_url=base_url)
 
     async def ask(prompts: list[str]) -> list[str]:
-        frame = await agent.map(prompts, max_at_once=at_once, view=None)
+        frame = await agent.map(prompts, max_at_once=at_once, store=store(), view=None)
         return list(frame["reply"])
 
     yield ask
@@ -116,7 +150,8 @@ async def async_batch_llm(base_url: str, at_once: int) -> AsyncIterator[Ask]:
 OVER_HTTP: dict[str, Contestant] = {
     BARE: bare_aiohttp,
     TRANSPORT: httpx_aiohttp_transport,
-    OURS: ceylon_nb,
+    OURS: functools.partial(ceylon_nb, store=STORES[""]),
+    OURS + UNSTORED: functools.partial(ceylon_nb, store=STORES[UNSTORED]),
     PEER: async_batch_llm,
 }
 
@@ -136,26 +171,26 @@ async def bare_pool(_: str, at_once: int) -> AsyncIterator[Ask]:
 
 
 @contextlib.asynccontextmanager
-async def ceylon_nb_batch(_: str, at_once: int) -> AsyncIterator[Ask]:
-    """The engine and the frame."""
+async def ceylon_nb_batch(_: str, at_once: int, *, store: Callable[[], str | None]) -> AsyncIterator[Ask]:
+    """The engine, the store and the frame."""
     from ceylon_nb import batch
 
     async def ask(items: Iterable[Any]) -> list[str]:
-        frame = await batch(answer_at_once, items, max_at_once=at_once, view=None)
+        frame = await batch(answer_at_once, items, max_at_once=at_once, key=str, store=store(), view=None)
         return list(frame["reply"])
 
     yield ask
 
 
 @contextlib.asynccontextmanager
-async def ceylon_nb_map(_: str, at_once: int) -> AsyncIterator[Ask]:
-    """All but HTTP: templates, messages, limits, retry, the engine and the frame."""
+async def ceylon_nb_map(_: str, at_once: int, *, store: Callable[[], str | None]) -> AsyncIterator[Ask]:
+    """All but HTTP: templates, messages, limits, retry, the engine, the store and the frame."""
     from ceylon_nb import LlmAgent
 
     agent = LlmAgent("load", answer_at_once)
 
     async def ask(items: Iterable[Any]) -> list[str]:
-        frame = await agent.map(items, "Classify: {}", max_at_once=at_once, view=None)
+        frame = await agent.map(items, "Classify: {}", max_at_once=at_once, store=store(), view=None)
         return list(frame["reply"])
 
     yield ask
@@ -176,12 +211,14 @@ async def async_batch_llm_callable(_: str, at_once: int) -> AsyncIterator[Ask]:
     yield ask
 
 
-AT_ONCE: dict[str, Contestant] = {
-    POOL: bare_pool,
-    OUR_BATCH: ceylon_nb_batch,
-    OUR_MAP: ceylon_nb_map,
-    PEER: async_batch_llm_callable,
+STORED: dict[str, Contestant] = {
+    name + said: functools.partial(contestant, store=store)
+    for name, contestant in ((OUR_BATCH, ceylon_nb_batch), (OUR_MAP, ceylon_nb_map))
+    for said, store in STORES.items()
 }
+"""Ours, with each kind of store."""
+
+AT_ONCE: dict[str, Contestant] = {POOL: bare_pool, **STORED, PEER: async_batch_llm_callable}
 
 PEERS = (PEER,)
 PEER_MODULES = ("async_batch_llm",)

@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .contestants import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS
+from .contestants import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS, STORED
+
+PARTS = ("http", "engine", "lazy", "store", "import")
+"""What may be run alone. ``store`` has of ``engine`` and ``lazy`` what a store takes part in."""
+
+KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
+SMALL_STORE = "store of 1 answer"
+QUICK_DISK, SLOW_DISK = "quick disk", "slow disk"
+
+Job = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +44,59 @@ class Plan:
     engine_n: int
     engine_peers_n: int
     lazy_n: int
+    stored: int
+    deciding_n: int
+    deciding_at_once: tuple[int, ...]
+    disk_n: int
+    commit: float
     imports: tuple[str, ...]
     rounds: int
 
-    def jobs(self, part: str | None, *, peers: bool) -> Iterator[list[dict[str, Any]]]:
+    def jobs(self, part: str | None, *, peers: bool) -> Iterator[list[Job]]:
         """Groups of jobs; a group's jobs take turns."""
+        for group in self._groups(part):
+            yield [job for job in group if peers or job["contestant"] not in (*PEERS, *PEER_MODULES)]
+
+    def _groups(self, part: str | None) -> Iterator[list[Job]]:
         if part in (None, "http"):
             for race in self.races:
-                yield [
-                    {
-                        "kind": "http",
-                        "contestant": name,
-                        "at_once": race.at_once,
-                        "delay": race.delay,
-                        "n": race.n,
-                    }
-                    for name in OVER_HTTP
-                    if peers or name not in PEERS
-                ]
-        if part in (None, "engine"):
+                sizes = {"at_once": race.at_once, "delay": race.delay, "n": race.n}
+                yield [_job("http", name, **sizes) for name in OVER_HTTP]
+        if part in (None, "engine", "store"):
             yield [
-                {
-                    "kind": "engine",
-                    "contestant": name,
-                    "at_once": self.engine_at_once,
-                    "n": self.engine_peers_n if name in PEERS else self.engine_n,
-                }
-                for name in AT_ONCE
-                if peers or name not in PEERS
+                _job(
+                    "engine",
+                    name,
+                    at_once=self.engine_at_once,
+                    n=self.engine_peers_n if name in PEERS else self.engine_n,
+                )
+                for name in (STORED if part == "store" else AT_ONCE)
             ]
-        if part in (None, "lazy"):
-            yield [{"kind": "lazy", "contestant": "ceylon_nb", "at_once": self.engine_at_once, "n": self.lazy_n}]
+        if part in (None, "lazy", "store"):
+            yield [
+                _job("lazy", name, at_once=self.engine_at_once, n=self.lazy_n, kept=name == KEPT)
+                for name in ((IN_STORE,) if part == "store" else (KEPT, IN_STORE))
+            ]
+        if part in (None, "store"):
+            yield from self._stores()
         if part in (None, "import"):
-            yield [
-                {"kind": "import", "contestant": module}
-                for module in self.imports
-                if peers or module not in PEER_MODULES
-            ]
+            yield [_job("import", module) for module in self.imports]
+
+    def _stores(self) -> Iterator[list[Job]]:
+        full = f"store of {self.stored:,} answers"
+        yield [_job("opening", name, at_once=1, n=1, stored=n) for name, n in ((SMALL_STORE, 0), (full, self.stored))]
+        yield [
+            _job("deciding", full, at_once=at_once, n=self.deciding_n, stored=self.stored)
+            for at_once in self.deciding_at_once
+        ]
+        yield [
+            _job("disk", name, at_once=self.engine_at_once, n=self.disk_n, commit=commit)
+            for name, commit in ((QUICK_DISK, 0.0), (SLOW_DISK, self.commit))
+        ]
+
+
+def _job(kind: str, contestant: str, **sizes: Any) -> Job:
+    return {"kind": kind, "contestant": contestant, **sizes}
 
 
 FULL = Plan(
@@ -86,6 +111,11 @@ FULL = Plan(
     engine_n=100_000,
     engine_peers_n=5_000,
     lazy_n=1_000_000,
+    stored=1_000_000,
+    deciding_n=10_000,
+    deciding_at_once=(8, 100),
+    disk_n=2_000,
+    commit=0.2,
     imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", "async_batch_llm"),
     rounds=3,
 )
@@ -96,6 +126,11 @@ QUICK = Plan(
     engine_n=500,
     engine_peers_n=500,
     lazy_n=5_000,
+    stored=1_000,
+    deciding_n=100,
+    deciding_at_once=(8,),
+    disk_n=50,
+    commit=0.05,
     imports=("ceylon_nb", "asyncio"),
     rounds=1,
 )

@@ -4,45 +4,16 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from .contestants import BARE, OUR_BATCH, OUR_MAP, OURS, PEER
+from .contestants import BARE, EARLIER, OUR_BATCH, OUR_MAP, OURS, PEER, UNSTORED
+from .plan import IN_STORE, QUICK_DISK, SLOW_DISK
 
 Run = dict[str, Any]
 """One run: what was asked of it (its job), its round, and its figures."""
 Figure = Callable[[Run], float]
 
-HTTP_HEAD = (
-    "at once × server",
-    "contestant",
-    "at once, as the server saw it",
-    "CPU, µs a request",
-    "× bare aiohttp",
-    "loop's thread, µs",
-    "wall, s",
-    "× ideal",
-    "× bare aiohttp's",
-    "longest freeze, ms (computing)",
-    "memory, MB",
-)
-ENGINE_HEAD = (
-    "contestant",
-    "answers",
-    "answers/s",
-    "answers per CPU second",
-    "CPU, µs each",
-    "longest freeze, ms (computing)",
-    "memory, MB",
-)
-LAZY_HEAD = (
-    "items",
-    "answers/s",
-    "longest freeze, ms (computing)",
-    "memory, MB",
-    "bytes an item",
-    "tasks at the most",
-    "frame, s",
-    "frame, MB",
-)
-IMPORT_HEAD = ("import", "wall, s", "CPU, s", "modules", "heavy ones among them")
+Cell = Callable[["Runs", "Runs"], str]
+"""What a column says of the runs of one row; the runs of its whole section are there to compare with."""
+
 BAR_HEAD = ("what", "bar", "measured", "")
 
 
@@ -65,9 +36,18 @@ class Runs:
         of_round = {run["round"]: figure(run) for run in others.runs}
         return median(figure(run) / of_round[run["round"]] for run in self.runs) if self.runs and of_round else None
 
+    def more(self, others: "Runs", figure: Figure) -> float | None:
+        """The median of the differences to others of the same round; None where one of the two is missing."""
+        of_round = {run["round"]: figure(run) for run in others.runs}
+        return median(figure(run) - of_round[run["round"]] for run in self.runs) if self.runs and of_round else None
+
+    def first(self, name: str) -> Any:
+        """What the job says, where all of them say the same."""
+        return self.runs[0][name]
+
     def distinct(self, *names: str) -> list[tuple[Any, ...]]:
         """The combinations of these that occur, in order."""
-        return list(dict.fromkeys(tuple(run[name] for name in names) for run in self.runs))
+        return list(dict.fromkeys(tuple(run.get(name) for name in names) for run in self.runs))
 
 
 # -- figures of a run ------------------------------------------------------------------------------------------------
@@ -91,6 +71,21 @@ def wall(run: Run) -> float:
 def wall_each(run: Run) -> float:
     """Seconds a prompt."""
     return float(run["wall"] / run["n"])
+
+
+def decided(run: Run) -> float:
+    """Seconds until a store had said that it has no answer."""
+    return float(run["decided"])
+
+
+def listing(run: Run) -> float:
+    """Seconds until a store had listed its batches."""
+    return float(run["listing"])
+
+
+def asking(run: Run) -> float:
+    """Seconds from the first request to the last answer."""
+    return float(run["asking"])
 
 
 def over_ideal(run: Run) -> float:
@@ -124,15 +119,23 @@ def write(results: dict[str, Any]) -> str:
         f"Python {machine['python']}, {machine['cpus']} CPUs, load {machine['load']:.1f} at the start; medians of "
         f"{results['rounds']} rounds, ratios within a round."
     ]
-    kinds = {"http": _http, "engine": _engine, "lazy": _lazy, "import": _imports}
-    for kind, section in kinds.items():
+    for kind, (title, columns) in SECTIONS.items():
         found = runs.where(kind=kind)
         if found.runs:
-            parts += section(found)
+            parts += [f"### {title}", section(found, columns)]
     bars = [row for row in _bars(runs) if row is not None]
     if results["full"]:
         parts += ["### The bar", table(BAR_HEAD, bars)]
     return "\n\n".join(parts) + "\n"
+
+
+def section(runs: Runs, columns: dict[str, Cell]) -> str:
+    """A table with a row for each job."""
+    rows = []
+    for name, at_once, delay in runs.distinct("contestant", "at_once", "delay"):
+        mine = runs.where(contestant=name, at_once=at_once, delay=delay)
+        rows.append([cell(mine, runs) for cell in columns.values()])
+    return table(list(columns), rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -141,82 +144,125 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-# -- sections --------------------------------------------------------------------------------------------------------
+# -- columns ---------------------------------------------------------------------------------------------------------
 
 
-def _http(runs: Runs) -> list[str]:
-    rows = []
-    for at_once, delay, name in runs.distinct("at_once", "delay", "contestant"):
-        race = runs.where(at_once=at_once, delay=delay)
-        mine, bare = race.where(contestant=name), race.where(contestant=BARE)
-        rows.append(
-            [
-                f"{at_once:,} × {delay * 1000:g} ms",
-                name,
-                f"{mine.middle(lambda run: run['server']['peak']):,.0f}",
-                micro(mine.middle(cpu_each)),
-                times(mine.ratio(bare, cpu_each)),
-                micro(mine.middle(loop_each)),
-                f"{mine.middle(wall):.2f}",
-                times(mine.middle(over_ideal) if delay else None),
-                times(mine.ratio(bare, wall)),
-                _freezes(mine),
-                mega(mine.middle(memory)),
-            ]
-        )
-    return ["### Over HTTP", table(HTTP_HEAD, rows)]
+def said(name: str) -> Cell:
+    """What the job says."""
+    return lambda mine, _: f"{mine.first(name):,}" if isinstance(mine.first(name), int) else str(mine.first(name))
 
 
-def _engine(runs: Runs) -> list[str]:
-    rows = []
-    for (name,) in runs.distinct("contestant"):
-        mine = runs.where(contestant=name)
-        rows.append(
-            [
-                name,
-                f"{mine.runs[0]['n']:,}",
-                f"{mine.middle(lambda run: 1 / wall_each(run)):,.0f}",
-                f"{mine.middle(lambda run: 1 / cpu_each(run)):,.0f}",
-                written(mine.middle(cpu_each), 1e6, 1),
-                _freezes(mine),
-                mega(mine.middle(memory)),
-            ]
-        )
-    return ["### The engine, with a function that answers at once", table(ENGINE_HEAD, rows)]
+def seen(figure: Figure | str, scale: float = 1, digits: int = 0) -> Cell:
+    """The median of a figure, or of what the run calls so."""
+    read = (lambda run: run[figure]) if isinstance(figure, str) else figure
+    return lambda mine, _: written(mine.middle(read), scale, digits)
 
 
-def _lazy(runs: Runs) -> list[str]:
-    row = [
-        f"{runs.runs[0]['n']:,}",
-        f"{runs.middle(lambda run: 1 / wall_each(run)):,.0f}",
-        _freezes(runs),
-        mega(runs.middle(memory)),
-        f"{runs.middle(lambda run: run['memory'] / run['n']):,.0f}",
-        f"{runs.middle(lambda run: run['tasks']):.0f}, {runs.runs[0]['at_once']} at once",
-        f"{runs.middle(lambda run: run['frame_wall']):.2f}",
-        mega(runs.middle(lambda run: run["frame_memory"])),
-    ]
-    return ["### Lazy items, every answer kept", table(LAZY_HEAD, [row])]
+def over_bare(figure: Figure) -> Cell:
+    """The ratio to bare aiohttp in the same race."""
+    return lambda mine, all_runs: times(
+        mine.ratio(all_runs.where(contestant=BARE, at_once=mine.first("at_once"), delay=mine.first("delay")), figure)
+    )
 
 
-def _imports(runs: Runs) -> list[str]:
-    rows = []
-    for (name,) in runs.distinct("contestant"):
-        mine = runs.where(contestant=name)
-        rows.append(
-            [
-                f"`{name}`",
-                f"{mine.middle(wall):.3f}",
-                f"{mine.middle(lambda run: run['cpu']):.3f}",
-                f"{mine.middle(lambda run: run['modules']):.0f}",
-                ", ".join(mine.runs[0]["heavy"]) or "none",
-            ]
-        )
-    return ["### Imports", table(IMPORT_HEAD, rows)]
+def freezes(mine: Runs, _: Runs) -> str:
+    """The longest, and the longest computation in one."""
+    return f"{milli(mine.middle(freeze))} ({milli(mine.middle(freeze_cpu))})"
 
 
-def _freezes(runs: Runs) -> str:
-    return f"{milli(runs.middle(freeze))} ({milli(runs.middle(freeze_cpu))})"
+def unstored(name: str) -> str:
+    """The same contestant without a store."""
+    return name.removesuffix(EARLIER).removesuffix(UNSTORED) + UNSTORED
+
+
+HTTP: dict[str, Cell] = {
+    "at once × server": lambda mine, _: f"{mine.first('at_once'):,} × {mine.first('delay') * 1000:g} ms",
+    "contestant": said("contestant"),
+    "at once, as the server saw it": seen(lambda run: run["server"]["peak"]),
+    "CPU, µs a request": seen(cpu_each, 1e6),
+    "× bare aiohttp": over_bare(cpu_each),
+    "loop's thread, µs": seen(loop_each, 1e6),
+    "wall, s": seen(wall, 1, 2),
+    "× ideal": lambda mine, _: times(mine.middle(over_ideal) if mine.first("delay") else None),
+    "× bare aiohttp's": over_bare(wall),
+    "longest freeze, ms (computing)": freezes,
+    "memory, MB": seen(memory, 1e-6, 1),
+}
+
+ENGINE: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "answers": said("n"),
+    "answers/s": seen(lambda run: 1 / wall_each(run)),
+    "answers per CPU second": seen(lambda run: 1 / cpu_each(run)),
+    "CPU, µs each": seen(cpu_each, 1e6, 1),
+    "loop's thread, µs each": seen(loop_each, 1e6, 1),
+    "of it the store's": lambda mine, all_runs: written(
+        mine.more(all_runs.where(contestant=unstored(mine.first("contestant"))), loop_each), 1e6, 1
+    ),
+    "longest freeze, ms (computing)": freezes,
+    "memory, MB": seen(memory, 1e-6, 1),
+}
+
+LAZY: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "prompts": said("n"),
+    "answers/s": seen(lambda run: 1 / wall_each(run)),
+    "longest freeze, ms (computing)": freezes,
+    "memory, MB": seen(memory, 1e-6, 1),
+    "bytes a prompt": seen(lambda run: memory(run) / run["n"]),
+    "at once": said("at_once"),
+    "tasks at the most": seen("tasks"),
+    "frame, s": seen("frame_wall", 1, 2),
+    "frame, MB": seen("frame_memory", 1e-6, 1),
+}
+
+OPENING: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "opened and looked into, ms": seen(decided, 1e3),
+    "its batches listed, ms": seen(listing, 1e3),
+    "longest freeze, ms (computing)": freezes,
+}
+
+DECIDING: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "rows": said("n"),
+    "at once": said("at_once"),
+    "wall, s": seen(wall, 1, 2),
+    "CPU, µs each": seen(cpu_each, 1e6),
+    "loop's thread, µs each": seen(loop_each, 1e6),
+    "longest freeze, ms (computing)": freezes,
+}
+
+DISK: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "rows": said("n"),
+    "at once": said("at_once"),
+    "a commit, ms": seen("commit", 1e3),
+    "the call, ms": seen("call", 1e3),
+    "until the first request, ms": seen("first", 1e3),
+    "from there to the last answer, s": seen(asking, 1, 2),
+    "wall, s": seen(wall, 1, 2),
+    "longest freeze, ms (computing)": freezes,
+}
+
+IMPORTS: dict[str, Cell] = {
+    "import": lambda mine, _: f"`{mine.first('contestant')}`",
+    "wall, s": seen(wall, 1, 3),
+    "CPU, s": seen("cpu", 1, 3),
+    "modules": seen("modules"),
+    "heavy ones among them": lambda mine, _: ", ".join(mine.first("heavy")) or "none",
+}
+
+SECTIONS = {
+    "http": ("Over HTTP", HTTP),
+    "engine": ("The engine, with a function that answers at once", ENGINE),
+    "lazy": ("Lazy prompts", LAZY),
+    "opening": ("A store is opened", OPENING),
+    "deciding": ("Rows that are all in the store", DECIDING),
+    "disk": ("Quick and slow disks, 5 ms a request", DISK),
+    "import": ("Imports", IMPORTS),
+}
+"""By kind of job."""
 
 
 # -- the bar ---------------------------------------------------------------------------------------------------------
@@ -224,9 +270,15 @@ def _freezes(runs: Runs) -> str:
 
 def _bars(runs: Runs) -> Iterable[list[str] | None]:
     """What the project has set itself, where a run says something of it."""
+    yield from _http_bars(runs.where(kind="http"))
+    yield from _engine_bars(runs.where(kind="engine"))
+    yield from _store_bars(runs)
+    yield _bar("import, ms", runs.where(kind="import", contestant="ceylon_nb").middle(wall), 0.15, milli)
 
+
+def _http_bars(runs: Runs) -> Iterable[list[str] | None]:
     def race(contestant: str, at_once: int, delay: float) -> Runs:
-        return runs.where(kind="http", contestant=contestant, at_once=at_once, delay=delay)
+        return runs.where(contestant=contestant, at_once=at_once, delay=delay)
 
     ours, bare, peer = (race(name, 100, 0.0) for name in (OURS, BARE, PEER))
     yield _bar("CPU a request, µs, 100 at once", ours.middle(cpu_each), 220e-6, micro)
@@ -236,18 +288,30 @@ def _bars(runs: Runs) -> Iterable[list[str] | None]:
     wide, wide_bare = race(OURS, 1_000, 0.2), race(BARE, 1_000, 0.2)
     yield _bar("wall over bare aiohttp's, 1,000 at once × 200 ms", wide.ratio(wide_bare, wall), 1.35, times)
     yield _bar("longest freeze, ms, 1,000 at once × 200 ms", wide.middle(freeze), 0.08, milli)
+
+
+def _engine_bars(runs: Runs) -> Iterable[list[str] | None]:
     for name in (OUR_BATCH, OUR_MAP):
-        engine = runs.where(kind="engine", contestant=name)
+        stored, without = runs.where(contestant=name), runs.where(contestant=unstored(name))
         yield _bar(
-            f"µs an answer (33 are 30,000 answers/s), engine alone, {name}", engine.middle(wall_each), 1 / 30_000, micro
+            f"µs an answer (33 are 30,000 answers/s), engine alone, {name}", stored.middle(wall_each), 1 / 30_000, micro
         )
-    yield _bar(
-        "memory of a million lazy items, MB, answers kept",
-        runs.where(kind="lazy", n=1_000_000).middle(memory),
-        60e6,
-        mega,
-    )
-    yield _bar("import, ms", runs.where(kind="import", contestant="ceylon_nb").middle(wall), 0.15, milli)
+        yield _bar(f"loop's µs an answer that the store adds, {name}", stored.more(without, loop_each), 10e-6, micro)
+
+
+def _store_bars(runs: Runs) -> Iterable[list[str] | None]:
+    lazy = runs.where(kind="lazy", contestant=IN_STORE, n=1_000_000)
+    yield _bar("memory of a million lazy prompts, MB, keep=False", lazy.middle(memory), 60e6, mega)
+    small, full = runs.where(kind="opening", stored=0), runs.where(kind="opening", stored=1_000_000)
+    yield _bar("opening a store of a million answers, ms more than a new one", full.more(small, decided), 0.2, milli)
+    yield _bar("listing its batches, ms", full.middle(listing), 0.2, milli)
+    for at_once in (8, 100):
+        deciding = runs.where(kind="deciding", at_once=at_once, n=10_000)
+        yield _bar(f"deciding 10,000 rows that are all in it, {at_once} at once, ms", deciding.middle(wall), 0.5, milli)
+    quick, slow = (runs.where(kind="disk", contestant=name) for name in (QUICK_DISK, SLOW_DISK))
+    yield _bar("longest freeze, ms, commits of 200 ms", slow.middle(freeze), 0.08, milli)
+    longer = slow.more(quick, asking)  # whoever waited for commits would wait for many
+    yield _bar("first request to last answer, ms more than on a quick disk, commits of 200 ms", longer, 0.2, milli)
 
 
 def _bar(what: str, value: float | None, most: float, form: Callable[[float], str]) -> list[str] | None:
