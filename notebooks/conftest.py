@@ -14,6 +14,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import nbval.plugin
@@ -26,14 +27,18 @@ PERSONAL = ("CEYLON_NB_", "OLLAMA_", "OPENAI_")
 
 @contextlib.contextmanager
 def nobodys_environment() -> Iterator[None]:
-    """What a kernel started here inherits: no model server, key, option or IPython profile of whoever runs it."""
+    """What a kernel started here inherits: no model server, key, option or IPython profile of whoever runs it.
+
+    Its store of answers is a file of its own: no answer comes from an earlier run, and none is left behind.
+    """
     with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name in [name for name in os.environ if name.startswith(PERSONAL)]:
             patch.delenv(name)
-        patch.setenv("IPYTHONDIR", profile)
+        patch.setenv("IPYTHONDIR", folder)
+        patch.setenv("CEYLON_NB_STORE", str(Path(folder) / "answers.sqlite"))
         yield
 
 

@@ -125,13 +125,32 @@ def test_the_kernel_is_the_python_that_runs_pytest(run, tmp_path):
         "JUPYTER_PATH": str(tmp_path),
         "IPYTHONDIR": str(tmp_path / "ipython"),
         "CEYLON_NB_VIEW": "off",
+        "CEYLON_NB_STORE": str(tmp_path / "mine.sqlite"),
         "OLLAMA_HOST": "elsewhere:1",
         "OPENAI_API_KEY": "secret",
     }
     counts, output = run(
         cell("import os, sys\nsys.executable", repr(sys.executable), count=1),
-        cell("[n for n in os.environ if n.startswith(('CEYLON', 'OLLAMA', 'OPENAI'))]", "[]", count=2),
-        cell("'personal' in globals()", "False", count=3),
+        cell("[n for n in os.environ if n.startswith(('CEYLON', 'OLLAMA', 'OPENAI'))]", "['CEYLON_NB_STORE']", count=2),
+        cell("os.environ['CEYLON_NB_STORE'].endswith('mine.sqlite')", "False", count=3),
+        cell("'personal' in globals()", "False", count=4),
         environ=environ,
     )
-    assert counts == {"passed": 3}, output
+    assert counts == {"passed": 4}, output
+
+
+def test_each_run_has_a_store_of_its_own_and_leaves_none(run, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    ask = "run = LlmAgent('a', 'demo::instant').map(['Hi', 'Ho'])\nawait run\nrun.from_store"
+    cells = [
+        cell("import tempfile\nfrom ceylon_nb import LlmAgent, store\n" + ask, "0", count=1),
+        cell(ask, "2", count=2),
+        cell("str(store().path).startswith(tempfile.gettempdir()) and store().path.exists()", "True", count=3),
+    ]
+    for _ in range(2):
+        counts, output = run(*cells, environ={"TMPDIR": str(temporary)})
+        assert counts == {"passed": 3}, output
+    assert not any(temporary.iterdir())
+    assert not list(tmp_path.rglob("*.sqlite*"))
+    assert not list(tmp_path.rglob(".ceylon_nb"))

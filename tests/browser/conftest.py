@@ -74,7 +74,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
                 f"--ServerApp.root_dir={root}",
             ],
             env={
-                **os.environ,
+                **{name: value for name, value in os.environ.items() if name != "CEYLON_NB_STORE"},  # as a user has it
                 **folders,
                 "JUPYTERLAB_SETTINGS_DIR": str(settings),
                 "IPYTHONDIR": str(home / "ipython"),

@@ -32,7 +32,7 @@ def run_all(page: Page, code_cells: int) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
 def test_run_all(lab: Any, page: Page, screenshot: Any, name: str) -> None:
     shutil.copy(NOTEBOOKS / name, lab.root / name)
-    page.set_viewport_size({"width": 1100, "height": 5000})  # all cells at once: the notebook draws only what is seen
+    page.set_viewport_size({"width": 1100, "height": 7000})  # all cells at once: the notebook draws only what is seen
     lab.open(page, name)
     cells = [cell for cell in json.loads((NOTEBOOKS / name).read_text())["cells"] if cell["cell_type"] == "code"]
     run_all(page, len(cells))
