@@ -180,14 +180,16 @@ class Course:
 
     def _store_failed(self, error: BaseException) -> None:
         if self.error is None:
+            where = "in run.frame" if self._answers.keeps else "in memory"
             error.add_note(
-                f"{self._keeper.unwritten:,} answers are in run.frame and not on disk; nothing more is asked. "
-                "run.resume() writes them and goes on, run.resume(store=None) goes on without a store."
+                f"{self._keeper.unwritten:,} answers are {where} and not on disk; nothing more is asked. "
+                "run.resume() writes them and goes on; run.resume(store=…) goes on in another file, or (None) in none."
             )
             log.warning("%r: %s %s", self._news.batch, error, error.__notes__[-1])
         self.error = error
         if self.state == "running":
             self._stand_still("paused")
+        self.workers.leave_source()
 
     def _pause(self) -> None:
         if self.state == "running":

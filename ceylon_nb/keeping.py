@@ -276,14 +276,20 @@ class Keeper:
             self._show(entry)
         with self._lock:
             self.unwritten -= sum(entry.ledger is self._ledger for entry in entries)
-        self.error = None
-        self._answered.set()
+        if not entries or entries[0].ledger is self._ledger:
+            self.error = None
+            self._answered.set()
         self.changed()
 
     def failed(self, entries: list[Entry], error: StoreError) -> None:
         """Show what cannot be written: memory is now the only place where it is."""
         for entry in entries:
             self._show(entry)
+        if entries and entries[0].ledger is not self._ledger:  # on their way to another file when the batch moved
+            for entry in entries:
+                entry.ledger = self._ledger
+                self._submit(entry)
+            return
         drop_tracebacks(error)
         if self.error is None:  # one of its own: batches that share a file add what they have to say
             self.error = copy.copy(error)

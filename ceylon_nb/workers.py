@@ -104,8 +104,8 @@ class Workers:
         """Have as many workers as may be and are of use."""
         if not self.pulling:
             return
-        if self._again and self._at_source is not None:  # rows are there while it waits for a new one
-            self._abort(self._at_source)
+        if self._again:  # rows are there while it waits for a new one
+            self.leave_source()
         if self._ramp is not None:
             return
         for _ in range(min(self._wanted(), RAMP)):
@@ -114,6 +114,11 @@ class Workers:
             task.add_done_callback(self._ended)
         if self._wanted():
             self._ramp = asyncio.get_running_loop().call_later(RAMP_PAUSE, self._climb)
+
+    def leave_source(self) -> None:
+        """Wait for no new item: an item that comes is kept for the next worker that does."""
+        if self._at_source is not None:
+            self._abort(self._at_source)
 
     def abort(self) -> None:
         """Cancel what is in flight, each task once: a second cancel() would leak its connection."""

@@ -194,7 +194,8 @@ class Store:
                 (limit,),
             )
             connection.execute("COMMIT")
-            connection.execute("VACUUM")
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody writes, or no room for a copy: next time
+                connection.execute("VACUUM")
         return int(deleted)
 
     @contextlib.contextmanager
