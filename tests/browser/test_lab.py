@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+
+from ceylon_nb.testing import ModelServer
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -102,3 +106,40 @@ def test_stop(lab: Any, page: Page, screenshot: Any) -> None:
     page.keyboard.press("Shift+Enter")
     expect(outputs(page, 2)).to_contain_text("40 of 40 · done in")
     screenshot("done")
+
+
+def test_the_kernel_dies(lab: Any, page: Page, screenshot: Any, model_server: ModelServer) -> None:
+    """SIGKILL in mid-run: the same cell again asks for what is missing, and says so."""
+    model_server.reply = "noted"
+    model_server.latency = lambda request: 0.0 if request.number <= 30 else 3600.0
+    ask = f"""import os
+import ceylon_nb
+agent = ceylon_nb.LlmAgent("clerk", "ollama::mock", base_url="{model_server.url}")
+run = agent.map([f"Review {{n}}" for n in range(100)], "Note: {{}}", name="a hundred")"""
+    sources = [ask, "print(os.getpid())", 'ceylon_nb.batches().drop(columns="when")', "(await run).tail(3)"]
+    write(lab.root / "dies.ipynb", sources)
+    lab.open(page, "dies.ipynb")
+
+    page.locator(".jp-CodeCell .cm-content").nth(0).click()
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 0)).to_contain_text("a hundred · 30 of 100 · 8 in flight")
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 1)).to_have_text(re.compile(r"^\d+\s*$"))
+    os.kill(int(outputs(page, 1).inner_text()), signal.SIGKILL)
+    model_server.wait_for(lambda seen: seen.aborted == 8)
+    page.get_by_role("button", name="Ok").click(timeout=30_000)  # "The kernel … appears to have died"
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
+    )
+
+    model_server.latency = 0.0
+    page.locator(".jp-CodeCell .cm-content").nth(0).click()
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 0)).to_contain_text("a hundred · 30 from the store; fresh=True asks anew · 100 of 100 · done")
+    page.locator(".jp-CodeCell .cm-content").nth(2).click()
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 2)).to_contain_text("a hundred")
+    page.keyboard.press("Shift+Enter")
+    expect(outputs(page, 3)).to_contain_text("noted")
+    screenshot("done")
+    assert model_server.received == 100 + 8
