@@ -128,10 +128,12 @@ class Stream(Source):
         super().__init__(self._items.__getitem__, None)
         self._iterator: Iterator[Any] | None = None
         self._pending: list[asyncio.Task[Any]] = []
-        """The task that waits for an async iterable's next item, while there is one."""
+        """The task that waits for an async iterable's next item, or has it."""
+        self._running: list[asyncio.Task[Any]] = []
+        """The same while it waits: a task that is done may hold whoever waited for it, and with them this stream."""
         if isinstance(items, AsyncIterable):
             self._async_iterator = aiter(items)
-            weakref.finalize(self, _abandon, self._pending).atexit = False
+            weakref.finalize(self, _abandon, self._running).atexit = False
         else:
             self._iterator = iter(items)
 
@@ -172,6 +174,8 @@ class Stream(Source):
         if not self._pending:
             task = asyncio.get_running_loop().create_task(_advance(self._async_iterator))
             task.add_done_callback(retrieve)
+            task.add_done_callback(self._running.remove)
+            self._running.append(task)
             self._pending.append(task)
         pending = self._pending[0]
         if not pending.done() and pending.get_loop() is asyncio.get_running_loop():

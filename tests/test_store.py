@@ -1083,7 +1083,15 @@ ENDS = """
 @pytest.mark.model_server(reply=unique())
 def test_a_process_that_forks_or_ends(model_server, path, then, rows):
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT) + textwrap.dedent(then), model_server.url, str(path)],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            textwrap.dedent(SCRIPT) + textwrap.dedent(then),
+            model_server.url,
+            str(path),
+        ],
         capture_output=True,
         text=True,
         timeout=60,

@@ -33,8 +33,8 @@ class Lasting:
         self._used.acquire()
         try:
             if self._connection is None:
+                _open.add(self)  # from the first moment to the last: SQLite has locks of its own while it opens
                 self._connection = self._connect()
-                _open.add(self)
         except BaseException:
             self._used.release()
             raise
@@ -52,9 +52,9 @@ class Lasting:
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
-        _open.discard(self)
         if connection is not None:
             connection.close()
+        _open.discard(self)
 
 
 _open: set[Lasting] = set()
