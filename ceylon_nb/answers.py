@@ -184,7 +184,8 @@ class Answers:
     def summary(self) -> list[str]:
         """Lines on latency, tokens, further attempts and kinds of failure, each only if there is something to say."""
         lines, rows = [], self.columns()
-        latencies = [latency for latency, status in zip(rows.latency, rows.status, strict=True) if status == OK]
+        asked = zip(rows.latency, rows.status, rows.from_store, strict=True)
+        latencies = [latency for latency, status, found in asked if status == OK and not found]
         if len(latencies) > 1:
             cuts = statistics.quantiles(latencies, n=20, method="inclusive")
             longest = max(latencies)

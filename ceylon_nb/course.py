@@ -73,6 +73,9 @@ class Course:
         self._keeper = keeper
         keeper.changed = lambda: call_in(self.loop, self._kept)
         self._waits_for_store = False
+        self._begun = False
+        self._to_move_to: tuple[Ledger | None] | None = None
+        self._goes_on_then = False
         self._news = news
         self._let_go: Callable[[], None] | None = None
         self._lock = threading.Lock()
@@ -96,9 +99,9 @@ class Course:
         call_in(self.loop, self._resume)
 
     def move(self, ledger: Ledger | None) -> None:
-        """Write to another file from now on, or to none."""
-        call_in(self.loop, self._keeper.use, ledger)
-        call_in(self.loop, self._keeper.open)
+        """Pause, and once no row is in flight write to another file from then on, or to none."""
+        self._move()
+        call_in(self.loop, self._prepare_to_move, ledger)
 
     def retry_failed(self) -> None:
         """Ask again for what failed."""
@@ -138,8 +141,27 @@ class Course:
 
     # -- on the loop --------------------------------------------------------------------------------------------
 
+    def _prepare_to_move(self, ledger: Ledger | None) -> None:
+        self._to_move_to = (ledger,)
+        if self.state == "running":
+            self._stand_still("paused")
+        self.workers.leave_source()
+        self._move_if_idle()
+
+    def _move_if_idle(self) -> None:
+        if self._to_move_to is None or not self.workers.idle:
+            return
+        (ledger,), self._to_move_to = self._to_move_to, None
+        self._keeper.use(ledger)
+        self.error = None
+        if self._goes_on_then:
+            self._goes_on_then = False
+            self._resume()
+
     def _resume(self) -> None:
-        if self.state == "done":
+        if self._to_move_to is not None:
+            self._goes_on_then = True
+        elif self.state == "done":
             self._finish()
         elif self.state != "running" or self.workers.only_again:
             if self.workers.stuck:
@@ -156,6 +178,7 @@ class Course:
 
     def _run(self, *, only_again: bool = False) -> None:
         self._reopen()
+        self._begun = True
         self.error = None
         if self.state != "running":
             self.state = "running"
@@ -169,6 +192,8 @@ class Course:
 
     def _kept(self) -> None:
         """Rows were shown, or the store is open, or it failed."""
+        if not self._begun:
+            return
         if self._keeper.error is not None:
             self._store_failed(self._keeper.error)
         elif self._waits_for_store and self._keeper.ready and self.state == "running":
@@ -222,6 +247,9 @@ class Course:
     def _settle(self) -> None:
         """Decide what it means that no worker is left."""
         workers = self.workers
+        self._move_if_idle()
+        if not workers.idle:
+            return
         if not self._keeper.settled:
             self._keeper.flush()
             return

@@ -21,7 +21,7 @@ from . import frames
 from . import loop as loops
 from .answers import CANCELLED, FAILED, OK, Answer
 from .course import Course
-from .errors import ConfigurationError, WrongLoop
+from .errors import ConfigurationError, InvalidItem, WrongLoop
 from .interrupts import explained, listen
 from .keeping import Keeper
 from .loop import FAREWELL, awake, call_in, running
@@ -139,7 +139,10 @@ def batch(
 
 
 def _identify(family: Family, key: Callable[[Any], str], item: Any) -> Question:
-    return family.asks(sendable(str(key(item))))
+    text = key(item)
+    if not isinstance(text, str):
+        raise InvalidItem(f"key= returned {type(text).__name__}, not text, so the answer would not be found again.")
+    return family.asks(sendable(text))
 
 
 def start(

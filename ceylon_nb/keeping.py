@@ -8,12 +8,13 @@ import logging
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .answers import FAILED, OK, Answers
 from .errors import ConfigurationError, StoreError, drop_tracebacks
+from .loop import clock
 from .storage.entries import Entry, Found, storable
 from .storage.identity import Occurrences, Question
 from .storage.ledger import Counts, Ledger
@@ -24,8 +25,13 @@ MOST = 4096
 """Rows that may wait for the disk before nothing new is asked."""
 PAUSE = 0.02
 """Seconds between two looks whether they still do, and between the first two whether another batch has an answer."""
+LONG = 10.0
+"""Seconds of waiting for another batch after which that is said."""
 LONGEST_PAUSE = 0.5
 """Seconds between two of those, at the most."""
+
+
+_ELSEWHERE = object()
 
 
 @dataclass(slots=True)
@@ -53,8 +59,6 @@ class Keeper:
     ----------
     error : StoreError or None
         Why the store cannot be written; what is not on disk is shown all the same.
-    unwritten : int
-        How many rows are on their way to the disk.
     changed : callable
         Called, in any thread, when rows have been shown, the store is open, or it failed.
     """
@@ -71,22 +75,30 @@ class Keeper:
         self._repeated: dict[int, int] = {}
         self._asked: dict[int, tuple[Question, int]] = {}
         self._leads: dict[bytes, _Lead] = {}
-        self.unwritten = 0
+        self._on_their_way: dict[Entry, None] = {}
         self._lock = threading.Lock()
         self._open = False
         self._answered = threading.Event()
-        self._warned = False
+        self._said: set[str] = set()
 
     # -- the store ----------------------------------------------------------------------------------------------
 
     def use(self, ledger: Ledger | None) -> None:
-        """Write to this ledger from now on, and to it what waits to be written."""
-        before, self._ledger = self._ledger, ledger
-        waiting = before.give_up() if before is not None else []
-        self._open, self.error, self.unwritten = False, None, 0
+        """Write to this ledger from now on, and to it what is on its way to the disk. No row may be in flight."""
+        with self._lock:  # what the old one says from now on is not listened to
+            before, self._ledger = self._ledger, ledger
+            waiting, self._on_their_way = self._on_their_way, {}
+            self._open, self.error = False, None
+        if before is not None:
+            before.give_up()
         for entry in waiting:
-            entry.ledger = ledger
-            self._submit(entry)
+            self._submit(replace(entry, ledger=ledger))
+            entry.home = _ELSEWHERE  # nothing links to it: its copy is what is written
+
+    @property
+    def unwritten(self) -> int:
+        """How many rows are on their way to the disk."""
+        return len(self._on_their_way)
 
     @property
     def path(self) -> Path | None:
@@ -173,8 +185,10 @@ class Keeper:
 
     async def _found(self, ledger: Ledger, question: Question, occurrence: int) -> Found | None:
         """The answer in the store, if need be once another batch has it; None if this one is to ask."""
-        pause = PAUSE
+        pause, began = PAUSE, clock()
         while not ledger.claim(question, occurrence):
+            if clock() - began > LONG:
+                self._say_that_it_waits()
             found = await ledger.find(question, occurrence)
             if found is not None:
                 return found
@@ -197,7 +211,7 @@ class Keeper:
             said = f"a {type(reply).__name__} is not stored, only what JSON can say: text, numbers, lists, dicts"
             if self.answers.keeps:
                 ledger = None
-                self._warn(f"Row {position:,}: {said}. Such replies are in run.frame alone")
+                self._warn(f"{said[0].upper()}{said[1:]}. Such replies are in run.frame alone")
             else:
                 status, reply, error = FAILED, None, ConfigurationError(f"With keep=False {said}.")
         question, occurrence = self._asked.pop(position, (None, 0))
@@ -260,41 +274,51 @@ class Keeper:
             self.changed()
             return
         with self._lock:
-            self.unwritten += 1
+            self._on_their_way[entry] = None
         entry.ledger.put(entry)
 
+    def _say_that_it_waits(self) -> None:
+        self._warn(
+            "Another batch or kernel asks the same questions of the same store, and this one waits for its answers. "
+            "If it stands still, end it, or ask with fresh=True"
+        )
+
     def _warn(self, said: str) -> None:
-        if not self._warned:
-            self._warned = True
+        """Say it, once in this batch."""
+        if said not in self._said:
+            self._said.add(said)
             log.warning(said)
 
     # -- from the writer's thread -------------------------------------------------------------------------------
 
-    def landed(self, entries: list[Entry]) -> None:
+    def landed(self, ledger: Ledger, entries: list[Entry]) -> None:
         """Show what is on disk."""
-        for entry in entries:
-            self._show(entry)
         with self._lock:
-            self.unwritten -= sum(entry.ledger is self._ledger for entry in entries)
-        if not entries or entries[0].ledger is self._ledger:
-            self.error = None
-            self._answered.set()
+            if ledger is not self._ledger:
+                return
+            for entry in entries:
+                self._on_their_way.pop(entry, None)
+                self._show(entry)
+        self.error = None
+        self._answered.set()
         self.changed()
 
-    def failed(self, entries: list[Entry], error: StoreError) -> None:
+    def failed(self, ledger: Ledger | None, entries: list[Entry], error: StoreError) -> None:
         """Show what cannot be written: memory is now the only place where it is."""
-        for entry in entries:
-            self._show(entry)
-        if entries and entries[0].ledger is not self._ledger:  # on their way to another file when the batch moved
+        with self._lock:
+            if ledger is not self._ledger:
+                return
             for entry in entries:
-                entry.ledger = self._ledger
-                self._submit(entry)
-            return
+                self._show(entry)
         drop_tracebacks(error)
         if self.error is None:  # one of its own: batches that share a file add what they have to say
             self.error = copy.copy(error)
         self._answered.set()
         self.changed()
+
+    def cannot_read(self, error: StoreError) -> None:
+        """Treat a look-up that failed as what it is: a store that cannot be used."""
+        self.failed(self._ledger, [], error)
 
     def _show(self, entry: Entry) -> None:
         if not entry.shown:

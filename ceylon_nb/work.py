@@ -66,7 +66,9 @@ class Storing:
 
     def ledger(self, work: Work, keeper: Keeper, source: Source, store: StoreLike) -> Ledger | None:
         """The way to the disk; None if nothing is stored."""
-        if store == "auto" and recording.current() is not None:  # what the store answers would not be recorded
+        if (
+            recording.current() is not None
+        ):  # what the store answers would not be recorded, and what is replayed is no news
             store = None
         path = locate(store) if work.family is not None else None
         if path is None or work.family is None:

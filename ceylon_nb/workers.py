@@ -293,7 +293,7 @@ class Workers:
             answered = await self._keeper.already(position, question)
         except StoreError as error:
             self._put_back(task, position)
-            self._keeper.failed([], error)
+            self._keeper.cannot_read(error)
             return True
         if not answered and not self.pulling:  # paused, while it was looked up
             self._put_back(task, position)

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -385,6 +386,43 @@ def test_what_the_default_store_has_is_recorded_all_the_same(path, model_server,
     recorded, found, replayed = asyncio.run(main())
     assert [each["from_store"].all() for each in (recorded, found, replayed)] == [False, True, False]
     assert (asked(model_server), len(path.read_text().splitlines())) == (["a", "b", "a", "b"], 2)
+
+
+def test_a_recording_takes_the_place_of_a_store_that_is_named_too(path, model_server, tmp_path):
+    store, given = tmp_path / "answers.sqlite", agent(model_server)
+
+    async def main():
+        await given.map(["a"], store=store, view=None)
+        with replay(path, record="missing"):
+            assert not (await given.map(["a"], store=store, view=None))["from_store"].any()
+        with replay(path), pytest.raises(errors.NotRecorded):
+            await given.map(["b"], store=store, view=None)
+
+    asyncio.run(main())
+    assert asked(model_server) == ["a", "a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size there")
+def test_half_a_line_that_no_room_was_for_is_taken_back(path):
+    script = """
+        import resource, signal, sys
+        from ceylon_nb import LlmAgent, errors, replay
+        agent = LlmAgent("a", "demo::instant")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with replay(sys.argv[1], record="missing"):
+            agent.send_message_sync("one")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.RLIM_INFINITY))
+            try:
+                agent.send_message_sync("two " * 100)
+            except errors.StoreUnwritable:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                agent.send_message_sync("three")
+                print("went on")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("went on\n", "")
+    assert [json.loads(line)["prompt"] for line in path.read_text().splitlines()] == ["one", "three"]
 
 
 def test_a_model_behind_a_key_replays_without_one(path, model_server, monkeypatch):

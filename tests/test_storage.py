@@ -331,7 +331,7 @@ texts = st.text(st.characters() | st.sampled_from("\0\ud800\udfff\U0001f41f\r\n\
 def test_what_is_written_is_what_is_read(tmp_path_factory, replies):
     path = tmp_path_factory.getbasetemp() / "round.sqlite"
     landed = threading.Event()
-    ledger = ledger_of(path, on_landed=lambda entries: entries and landed.set())
+    ledger = ledger_of(path, on_landed=lambda _, entries: entries and landed.set())
     ledger.open()
     entries = [
         Entry(ledger, position, OK, reply, attempts=2, latency=0.25, question=ledger.family.asks("q\0🐟"))
@@ -371,7 +371,7 @@ def test_an_entry_has_a_cell_for_every_column():
 # -- ledger, writer and reader ---------------------------------------------------------------------------------------
 
 
-def ledger_of(path, *, on_landed=lambda entries: None, on_failed=lambda entries, error: None, **parts):
+def ledger_of(path, *, on_landed=lambda *_: None, on_failed=lambda *_: None, **parts):
     return Ledger(
         path,
         Family(model="m", **parts),
@@ -389,11 +389,12 @@ def test_what_cannot_be_said_to_the_file_is_an_error_and_not_silence(tmp_path):
     failed, landed = threading.Event(), threading.Event()
     errors = []
 
-    def on_failed(entries, error):
+    def on_failed(_, entries, error):
         errors.append(error)
         failed.set()
 
-    ledger = ledger_of(tmp_path / "a.sqlite", on_landed=lambda entries: entries and landed.set(), on_failed=on_failed)
+    seen = {"on_landed": lambda _, entries: entries and landed.set(), "on_failed": on_failed}
+    ledger = ledger_of(tmp_path / "a.sqlite", **seen)
     ledger.open()
     poison = Entry(ledger, 0, OK, Reply("text", finish_reason=object()))
     ledger.put(poison)
@@ -407,7 +408,7 @@ def test_what_cannot_be_said_to_the_file_is_an_error_and_not_silence(tmp_path):
 
 def test_the_newest_answer_is_found_by_text_and_occurrence(tmp_path):
     path, landed = tmp_path / "a.sqlite", threading.Event()
-    ledger = ledger_of(path, on_landed=lambda entries: entries and landed.set())
+    ledger = ledger_of(path, on_landed=lambda _, entries: entries and landed.set())
     other = Family(model="other")
     ledger.open()
     asks = ledger.family.asks

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator
@@ -66,7 +67,13 @@ class File:
         with self._writing():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab", buffering=0) as file:
-                file.write(line)
+                size = file.seek(0, os.SEEK_END)
+                try:
+                    if file.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(size)  # the next line must not begin in the middle of this one
+                    raise
         after = self._look()
         alone = before == self._stamp and after[:2] == (before[0] or after[0], before[1] + len(line))
         self._others_wrote = self._others_wrote or not alone

@@ -18,10 +18,11 @@ there is one descriptor for each file, kept for as long as a batch uses it.
 
 from __future__ import annotations
 
-import mmap
+import logging
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +35,11 @@ if sys.platform != "win32":
     import fcntl
 
 
+log = logging.getLogger("ceylon_nb")
+
+PATIENCE = 2.0
+"""Seconds that another process may take to arrive."""
+
 NOTICE = 0.1
 """Seconds within which a process sees that it is not alone any more, unless it computes."""
 
@@ -44,6 +50,21 @@ ARRIVING = 2**62 + 1
 
 def _offset(question: Question, occurrence: int) -> int:
     return (question.number + occurrence) & (2**62 - 1)
+
+
+def _locked(file: int | None, offset: int) -> bool:
+    """Whether this process has the lock on a byte now."""
+    assert file is not None
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+    except (BlockingIOError, PermissionError):  # POSIX leaves it to the system which of them it is
+        return False
+    return True
+
+
+def _number(file: int) -> int:
+    """How many processes have ever come."""
+    return int.from_bytes(os.pread(file, 8, 0), "big")
 
 
 class Desk:
@@ -61,46 +82,56 @@ class Desk:
         self._accompanied = False
         self._waits_until = 0.0
         if sys.platform != "win32" and not place.is_network(place.filesystem(path)):
-            self._file = os.open(f"{path}-claims", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._arrive(self._file)
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        """Tell other processes that this one has come. Where that cannot be done, claims hold within this process."""
+        file = None
+        try:
+            mode = path.stat().st_mode & 0o777  # whoever may use the store may claim
+            file = os.open(f"{path}-claims", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+            self._arrive(file)
+        except OSError as error:
+            log.warning("Other kernels on the store %s may ask the same: %s", path, error)
+            if file is not None:
+                os.close(file)
+        else:
+            self._file = file
 
     def _arrive(self, file: int) -> None:
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, ARRIVING)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, PRESENT)
-        except BlockingIOError:
+        until = clock() + PATIENCE
+        while not _locked(file, ARRIVING):
+            if clock() > until:
+                raise TimeoutError("another process does not let this one arrive")
+            time.sleep(0.01)
+        if not _locked(file, PRESENT):
             self._accompanied = True
             self._waits_until = clock() + 2 * NOTICE
         fcntl.lockf(file, fcntl.LOCK_SH, 1, PRESENT)
-        came = int.from_bytes(os.pread(file, 8, 0), "big") + 1
-        os.pwrite(file, came.to_bytes(8, "big"), 0)
-        self._came = mmap.mmap(file, 8)
-        self._with_me = self._came[:]
+        self._came = _number(file) + 1
+        os.pwrite(file, self._came.to_bytes(8, "big"), 0)
         fcntl.lockf(file, fcntl.LOCK_UN, 1, ARRIVING)
 
     @property
     def alone(self) -> bool:
         """Whether no other process has used the store since this one came."""
-        return self._file is None or not (self._accompanied or self._came[:] != self._with_me)
+        return not self._accompanied
 
     def watch(self) -> None:
         """Lock what is claimed, if somebody has come."""
         with self._lock:
-            self._watch()
-
-    def _watch(self) -> None:
-        if not self._accompanied and not self.alone:
+            if self._file is None or self._accompanied or _number(self._file) == self._came:
+                return
             self._accompanied = True
             for offset in self._held:
-                self._locked(offset)
+                _locked(self._file, offset)
 
     def take(self, offset: int, claims: Claims) -> bool:
         """Claim an offset; False if somebody else has, or may have for all that is known yet."""
         with self._lock:
-            self._watch()
             if offset in self._held:
                 return self._held[offset] is claims
-            if self._accompanied and (clock() < self._waits_until or not self._locked(offset)):
+            if self._accompanied and (clock() < self._waits_until or not _locked(self._file, offset)):
                 return False
             self._held[offset] = claims
             return True
@@ -118,19 +149,12 @@ class Desk:
         """Give all claims of a batch back."""
         self.leave([offset for offset, owner in list(self._held.items()) if owner is claims], claims)
 
-    def _locked(self, offset: int) -> bool:
-        assert self._file is not None
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
-        except BlockingIOError:
-            return False
-        return True
-
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._came.close()
-            os.close(self._file)
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
 
 
 _desks: dict[str, Desk] = {}
@@ -153,7 +177,7 @@ class Claims:
         self._family = family
         with _lock:
             if self._name not in _desks:
-                _desks[self._name] = Desk(path)
+                _desks[self._name] = Desk(Path(self._name))
             self._desk = desk = _desks[self._name]
             desk.users += 1
             desk.batches[family] += 1

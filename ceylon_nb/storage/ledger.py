@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sqlite3
 import threading
 import time
@@ -17,7 +18,6 @@ from ..messages import Reply, sendable
 from . import writer as writers
 from .claims import Claims
 from .entries import Entry, Found
-from .file import replaced
 from .identity import Family, Question
 from .reader import Reader
 
@@ -71,8 +71,8 @@ class Ledger:
         model: str,
         fresh: bool,
         counts: Callable[[], Counts],
-        on_landed: Callable[[list[Entry]], None],
-        on_failed: Callable[[list[Entry], StoreError], None],
+        on_landed: Callable[[Ledger, list[Entry]], None],
+        on_failed: Callable[[Ledger, list[Entry], StoreError], None],
     ) -> None:
         self.path = path
         self.family = family
@@ -95,7 +95,7 @@ class Ledger:
         self._read: object = None
         self._claims: Claims | None = None
         self._waiting: list[Entry] = []
-        self._leave: list[Callable[[], object]] = []
+        self._leave: list[tuple[weakref.finalize[..., object], Callable[[], None]]] = []
         self._lock = threading.RLock()
 
     # -- from the batch -----------------------------------------------------------------------------------------
@@ -124,15 +124,14 @@ class Ledger:
 
     def _when_gone(self, function: Callable[..., None], *args: object) -> None:
         """Call it when this ledger lets go of the file, or is collected: a batch may be paused, and forgotten."""
-        leave = weakref.finalize(self, function, *args)
-        leave.atexit = False  # `writer.flush_all` does what is needed then
-        self._leave.append(leave)
+        self._leave.append((writers.when_gone(self, function, *args), functools.partial(function, *args)))
 
     def _let_go(self) -> None:
         self._writer = self._reader = self._claims = None
-        for leave in self._leave:
+        leaving, self._leave = self._leave, []
+        for finalizer, leave in leaving:
+            finalizer.detach()
             leave()
-        self._leave.clear()
 
     def give_up(self) -> list[Entry]:
         """Let go of the file as it is; returns what is still to be written."""
@@ -192,25 +191,24 @@ class Ledger:
 
     # -- in the writer's thread ---------------------------------------------------------------------------------
 
-    def begin(self, connection: sqlite3.Connection, opened: object) -> None:
+    def begin(self, connection: sqlite3.Connection, opened: object) -> bool:
         """Have rows for the family and the batch, in this file; `opened` stands for the connection.
 
-        Raises
-        ------
-        StoreUnwritable
-            They were in another file, which is gone, and the batch does not know.
+        False if they were in another file, which is gone, and the batch does not know.
         """
         self._begin_to_claim()
         if self._opened is opened:
-            return
-        self._opened = opened
+            return True
         if self.batch is not None:
             mine = "SELECT 1 FROM batches WHERE id = ? AND begun = ? AND name = ?"
             if connection.execute(mine, (self.batch, self._begun, self._name)).fetchone():
-                return
+                self._opened = opened
+                return True
             if not self._goes_on:
-                raise replaced(self.path)
+                return False
+        self._opened = opened
         self._insert(connection)
+        return True
 
     def _begin_to_claim(self) -> None:
         with self._lock:
@@ -263,8 +261,15 @@ class Ledger:
             if entry.answer is None:
                 entry.home = self.home
         self.unclaim(*((entry.question, entry.occurrence) for entry in entries if entry.question is not None))
-        self._on_landed(entries)
+        self._on_landed(self, entries)
 
     def failed(self, entries: list[Entry], error: StoreError) -> None:
-        """These are not, and wait."""
-        self._on_failed(entries, error)
+        """These are not, and wait. Others need not wait for them, who have a disk of their own, perhaps."""
+        self.unclaim(*((entry.question, entry.occurrence) for entry in entries if entry.question is not None))
+        self._on_failed(self, entries, error)
+
+    def strand(self, entries: list[Entry], error: StoreError) -> None:
+        """These are not, as the file is not the one that it was; they wait here until the batch goes on in it."""
+        with self._lock:
+            self._waiting[:0] = entries
+        self.failed(entries, error)

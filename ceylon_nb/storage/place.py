@@ -44,7 +44,7 @@ def locate(store: StoreLike = "auto") -> Path | None:
         raise ConfigurationError(f'store is "auto", a path or None, not {store!r}.')
     if store != "auto":
         return _file(store)
-    said = os.environ.get(VARIABLE, "")
+    said = os.environ.get(VARIABLE, "").strip()
     if said.lower() == "off":
         return None
     if _home is None and not said:

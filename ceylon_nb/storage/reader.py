@@ -16,7 +16,7 @@ import orjson
 
 from ..errors import StoreError
 from .entries import REPLY_COLUMNS, Found, decode
-from .file import connect_to_read, explain
+from .file import connect_to_read, explain, replaced
 from .identity import Family, Question
 from .lasting import Lasting
 
@@ -44,6 +44,7 @@ class Reader:
         self._family = family
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wanted: list[Wanted] = []
+        self._ended = False
         self._groups: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, list[Wanted]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="ceylon-nb-lookup", daemon=True).start()
 
@@ -60,11 +61,15 @@ class Reader:
 
     def end(self) -> None:
         """Let the thread end, and close the file."""
+        self._ended = True
         self._groups.put(None)
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
         group, self._wanted = self._wanted, []
-        self._groups.put((loop, group))
+        if self._ended:
+            _deliver(group, replaced(self._path))
+        else:
+            self._groups.put((loop, group))
 
     # -- in its thread ------------------------------------------------------------------------------------------
 

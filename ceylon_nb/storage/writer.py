@@ -14,8 +14,9 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ class Writer:
         if anew:  # the file may be another one by now
             self._file.close()
         try:
-            self._commit(group)
+            stranded = self._commit(group)
         except StoreError as error:
             with self._changed:
                 self._error = error
@@ -144,15 +145,17 @@ class Writer:
             _tell_failed(waiting, error)
         else:
             for ledger, entries in _by_ledger(group):
-                ledger.landed(entries)
+                if ledger in stranded:
+                    ledger.strand(entries, stranded[ledger])
+                else:
+                    ledger.landed(entries)
 
     def _wait(self) -> bool:
         """Wait until there is something to write, and a moment for more; False when there never will be."""
+        while not self._is_asked():
+            claims.watch()
+            see_who_is_gone()
         with self._changed:
-            while (not self._queue or self._error) and not self._over:
-                self._hurry = False
-                self._changed.wait(claims.NOTICE)
-                claims.watch()
             if not self._queue or self._error:
                 return False
             until = time.monotonic() + GATHER
@@ -161,12 +164,25 @@ class Writer:
             self._hurry = False
             return True
 
-    def _commit(self, group: list[Entry | Ledger]) -> None:
+    def _is_asked(self) -> bool:
+        """Wait for work, or the end, but not for long."""
+        with self._changed:
+            if (not self._queue or self._error) and not self._over:
+                self._hurry = False
+                self._changed.wait(claims.NOTICE)
+            return bool(self._queue and not self._error) or self._over
+
+    def _commit(self, group: list[Entry | Ledger]) -> dict[Ledger, StoreError]:
+        """Write it all; returns the ledgers whose rows are not in this file any more, which is theirs to know."""
+        stranded: dict[Ledger, StoreError] = {}
         try:
             with self._file as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 for ledger, entries in _by_ledger(group):
-                    self._write(connection, ledger, entries)
+                    if ledger.begin(connection, self._opened):
+                        self._write(connection, ledger, entries)
+                    else:
+                        stranded[ledger] = replaced(self.path)
                 connection.execute("COMMIT")
                 if inode(self.path) != self._inode:
                     raise replaced(self.path)
@@ -174,9 +190,9 @@ class Writer:
             raise
         except Exception as error:  # whatever it is: were this thread to end, its batches would wait for ever
             raise explain(error, self.path) from error
+        return stranded
 
     def _write(self, connection: sqlite3.Connection, ledger: Ledger, entries: list[Entry]) -> None:
-        ledger.begin(connection, self._opened)
         own: list[Entry] = []
         linked: list[Entry] = []
         for entry in entries:
@@ -233,6 +249,29 @@ def _by_ledger(group: list[Entry | Ledger]) -> list[tuple[Ledger, list[Entry]]]:
 def _tell_failed(group: list[Entry | Ledger], error: StoreError) -> None:
     for ledger, entries in _by_ledger(group):
         ledger.failed(entries, error)
+
+
+# -- who is gone -----------------------------------------------------------------------------------------------------
+
+_gone: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
+
+
+def when_gone(of: object, function: Callable[..., None], *args: object) -> weakref.finalize[..., object]:
+    """Have a function called, in a writer's thread, once an object is collected.
+
+    The garbage collector may come by in any thread, also in one that holds the lock which the function wants: it only
+    leaves a note.
+    """
+    finalizer = weakref.finalize(of, _gone.append, (function, args))
+    finalizer.atexit = False  # `flush_all` does what is needed then
+    return finalizer
+
+
+def see_who_is_gone() -> None:
+    """Call what was noted."""
+    while _gone:
+        function, args = _gone.popleft()
+        function(*args)
 
 
 # -- one for each file -----------------------------------------------------------------------------------------------
