@@ -1,11 +1,18 @@
 """What every test can rely on."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
 
 PERSONAL = ("CEYLON_NB_", "OLLAMA_", "OPENAI_")
+
+
+def pytest_configure() -> None:
+    """Hear SIGINT, also where this was begun in the background of a shell that shuts it out; children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
