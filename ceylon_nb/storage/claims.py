@@ -120,15 +120,19 @@ class Desk:
     def watch(self) -> None:
         """Lock what is claimed, if somebody has come."""
         with self._lock:
-            if self._file is None or self._accompanied or _number(self._file) == self._came:
-                return
-            self._accompanied = True
-            for offset in self._held:
-                _locked(self._file, offset)
+            self._watch()
+
+    def _watch(self) -> None:
+        if self._file is None or self._accompanied or _number(self._file) == self._came:
+            return
+        self._accompanied = True
+        for offset in self._held:
+            _locked(self._file, offset)
 
     def take(self, offset: int, claims: Claims) -> bool:
         """Claim an offset; False if somebody else has, or may have for all that is known yet."""
         with self._lock:
+            self._watch()
             if offset in self._held:
                 return self._held[offset] is claims
             if self._accompanied and (clock() < self._waits_until or not _locked(self._file, offset)):

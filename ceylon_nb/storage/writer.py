@@ -152,9 +152,11 @@ class Writer:
 
     def _wait(self) -> bool:
         """Wait until there is something to write, and a moment for more; False when there never will be."""
-        while not self._is_asked():
+        asked = False
+        while not asked:
             claims.watch()
             see_who_is_gone()
+            asked = self._is_asked()
         with self._changed:
             if not self._queue or self._error:
                 return False
