@@ -1251,7 +1251,7 @@ def test_the_store_beside_the_notebook(model_server, tmp_path, monkeypatch):
     assert ask(model_server, ["a"], "auto")["from_store"].all()
     assert {each.name for each in tmp_path.rglob("*")} >= {".ceylon_nb", ".gitignore", "answers.sqlite"}
     assert (tmp_path / ".ceylon_nb").stat().st_mode & 0o777 == 0o700
-    for name in ("answers.sqlite", "answers.sqlite-claims"):  # SQLite's own take the mode of the first; they come and go
+    for name in ("answers.sqlite", "answers.sqlite-claims"):  # SQLite's own come and go, with the mode of the first
         assert (tmp_path / ".ceylon_nb" / name).stat().st_mode & 0o777 == 0o600
     assert ask(model_server, ["a"], None)["from_store"].eq(False).all()
     with pytest.raises(StoreError):
