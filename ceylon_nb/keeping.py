@@ -293,10 +293,12 @@ class Keeper:
 
     def landed(self, ledger: Ledger, entries: list[Entry]) -> None:
         """Show what is on disk."""
-        with self._lock:
-            if ledger is not self._ledger:
-                return
-            for entry in entries:
+        if ledger is not self._ledger:
+            return
+        for entry in entries:
+            with self._lock:  # for each alone: the loop wants it for each row
+                if ledger is not self._ledger:
+                    return
                 self._on_their_way.pop(entry, None)
                 self._show(entry)
         self.error = None

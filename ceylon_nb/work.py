@@ -66,9 +66,7 @@ class Storing:
 
     def ledger(self, work: Work, keeper: Keeper, source: Source, store: StoreLike) -> Ledger | None:
         """The way to the disk; None if nothing is stored."""
-        if (
-            recording.current() is not None
-        ):  # what the store answers would not be recorded, and what is replayed is no news
+        if recording.current() is not None:  # it takes the store's place, or it would miss what the store answers
             store = None
         path = locate(store) if work.family is not None else None
         if path is None or work.family is None:

@@ -17,13 +17,14 @@ from ceylon_nb.testing import ModelServer, faults
 
 
 @pytest.mark.parametrize("where", ["one loop", "loops", "threads"])
-def test_of_a_mixed_load_nothing_is_left(where: str) -> None:
+@pytest.mark.parametrize("store", ["off", "answers.sqlite"])
+def test_of_a_mixed_load_nothing_is_left(where: str, store: str, tmp_path: Path) -> None:
     """After the first round nothing grows: on one loop, on loops in turn, on loops of threads in turn."""
     command = [sys.executable, "-X", "dev", "-W", "error", str(Path(__file__).with_name("leaking.py")), where, "4"]
     path = os.pathsep.join(sys.path)
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path}, check=False
-    )
+    kept = store if store == "off" else str(tmp_path / store)
+    environment = {**os.environ, "PYTHONPATH": path, "CEYLON_NB_STORE": kept}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "")
 
 

@@ -7,7 +7,7 @@ process that is killed are gone with it.
 Whoever is alone takes no locks (each costs the more the more there are), and need not look into the store before it
 asks something new. The file tells: each process that uses the store holds a shared lock on one byte, and adds one to
 the number of those that ever came when it comes. Who was alone sees that within `NOTICE` seconds, and locks what it
-has claimed; who comes waits for so long before it claims anything.
+has claimed; who comes waits for twice as long before it claims anything.
 
 Where there are no such locks (Windows, and network file systems, where they are slow or worse), claims hold within one
 process.
@@ -143,15 +143,19 @@ class Desk:
     def leave(self, offsets: Iterable[int], claims: Claims) -> None:
         """Give claims back."""
         with self._lock:
-            for offset in offsets:
-                if self._held.get(offset) is claims:
-                    del self._held[offset]
-                    if self._accompanied and self._file is not None:
-                        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
+            self._leave(offsets, claims)
 
     def leave_all(self, claims: Claims) -> None:
         """Give all claims of a batch back."""
-        self.leave([offset for offset, owner in list(self._held.items()) if owner is claims], claims)
+        with self._lock:
+            self._leave([offset for offset, owner in self._held.items() if owner is claims], claims)
+
+    def _leave(self, offsets: Iterable[int], claims: Claims) -> None:
+        for offset in offsets:
+            if self._held.get(offset) is claims:
+                del self._held[offset]
+                if self._accompanied and self._file is not None:
+                    fcntl.lockf(self._file, fcntl.LOCK_UN, 1, offset)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -133,14 +133,13 @@ class Ledger:
             finalizer.detach()
             leave()
 
-    def give_up(self) -> list[Entry]:
-        """Let go of the file as it is; returns what is still to be written."""
+    def give_up(self) -> None:
+        """Let go of the file as it is, whatever is still to be written."""
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            self._waiting.clear()
             if self._writer is not None:
-                waiting += self._writer.drop(self)
+                self._writer.drop(self)
             self._let_go()
-        return waiting
 
     def put(self, entry: Entry) -> None:
         """Have an outcome written, once the file is open."""
@@ -154,11 +153,6 @@ class Ledger:
         """Write what there is without waiting for more."""
         if self._writer is not None:
             self._writer.flush()
-
-    @property
-    def backlog(self) -> int:
-        """How many rows wait to be written, those of other batches on the same file included."""
-        return self._writer.backlog if self._writer is not None else 0
 
     @property
     def remembers(self) -> bool:
@@ -264,7 +258,7 @@ class Ledger:
         self._on_landed(self, entries)
 
     def failed(self, entries: list[Entry], error: StoreError) -> None:
-        """These are not, and wait. Others need not wait for them, who have a disk of their own, perhaps."""
+        """These are not, and wait; others who ask the same need not wait for a disk that fails."""
         self.unclaim(*((entry.question, entry.occurrence) for entry in entries if entry.question is not None))
         self._on_failed(self, entries, error)
 

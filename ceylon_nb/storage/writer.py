@@ -72,11 +72,6 @@ class Writer:
         _alive.add(self)
         self._thread.start()
 
-    @property
-    def backlog(self) -> int:
-        """How many rows wait to be written."""
-        return len(self._queue)
-
     def put(self, what: Entry | Ledger) -> None:
         """Have an entry written; or a ledger's own row, anew each time."""
         with self._changed:
@@ -87,17 +82,10 @@ class Writer:
         if error is not None:
             _tell_failed([what], error)
 
-    def drop(self, ledger: Ledger) -> list[Entry]:
-        """Forget what a ledger has still to be written; returns it."""
+    def drop(self, ledger: Ledger) -> None:
+        """Forget what a ledger has still to be written."""
         with self._changed:
-            queue, self._queue = self._queue, deque()
-            mine = []
-            for each in queue:
-                if isinstance(each, Entry) and each.ledger is ledger:
-                    mine.append(each)
-                elif each is not ledger:
-                    self._queue.append(each)
-        return mine
+            self._queue = deque(each for each in self._queue if ledger not in (each, getattr(each, "ledger", None)))
 
     def flush(self) -> None:
         """Write what there is without waiting for more."""
@@ -282,7 +270,7 @@ _writers: dict[str, Writer] = {}
 """By the file's real path: those that batches use."""
 _alive: set[Writer] = set()
 """Those and the ones that have still to end."""
-_lock = threading.RLock()  # a ledger that is collected leaves in whatever thread that happens, this one included
+_lock = threading.Lock()
 
 
 def join(path: Path) -> Writer:
@@ -317,7 +305,7 @@ def flush_all() -> None:
 
 def _forget_after_fork() -> None:
     global _lock
-    _lock = threading.RLock()
+    _lock = threading.Lock()
     _writers.clear()
     _alive.clear()
 
