@@ -2,8 +2,9 @@
 
 from .agents import Conversation, LlmAgent
 from .answers import Answer
-from .engine import Batch, batch
+from .engine import batch
 from .errors import CeylonError
+from .handle import Batch
 from .messages import Message, Reply, Usage
 from .nesting import enable_nesting
 from .recording import replay

@@ -11,8 +11,8 @@ from typing import Any
 
 from . import __version__, tables
 from .agents import LlmAgent
-from .engine import Batch
 from .errors import CeylonError
+from .handle import Batch
 from .policy import check_options
 
 DEMO_REVIEWS = [

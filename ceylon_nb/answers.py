@@ -85,6 +85,8 @@ class Answers:
         Whether replies are kept in memory.
     reused : int
         How many rows have their answer from the store.
+    from_store : bytearray
+        Whether each row has.
     """
 
     keeps = True
@@ -96,7 +98,7 @@ class Answers:
         self._errors: list[Exception | None] = []
         self._attempts = array("I")
         self._latency = array("d")
-        self._from_store = bytearray()
+        self.from_store = bytearray()
         self.log: list[int] = []
         """Positions in the order in which they were answered; a row that was asked again stands in it again."""
         self._logged = array("q")  # of each row: where in the log its answer stands; -1 while there is none
@@ -116,7 +118,7 @@ class Answers:
             self.status.extend(bytes(more))
             self._attempts.extend([0] * more)
             self._latency.extend([math.nan] * more)
-            self._from_store.extend(bytes(more))
+            self.from_store.extend(bytes(more))
             self.counts[WAITING] += more
             self._extend(more)
 
@@ -140,11 +142,11 @@ class Answers:
         with self._lock:
             self.counts[self.status[position]] -= 1
             self.counts[status] += 1
-            self.reused += from_store - self._from_store[position]
+            self.reused += from_store - self.from_store[position]
             self.status[position] = status
             self._attempts[position] = attempts
             self._latency[position] = latency
-            self._from_store[position] = from_store
+            self.from_store[position] = from_store
             self._keep(position, status, reply, error)
 
     def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
@@ -165,7 +167,7 @@ class Answers:
                 self._errors[:],
                 self._attempts[:],
                 self._latency[:],
-                bytes(self._from_store),
+                bytes(self.from_store),
             )
 
     def logged(self, place: int, label: Callable[[int], Any], item: Callable[[int], Any]) -> Answer | None:
@@ -174,12 +176,23 @@ class Answers:
         with self._lock:
             if self._logged[position] != place:
                 return None
-            status, reply, error = STATUSES[self.status[position]], self._replies[position], self._errors[position]
-            attempts, latency = self._attempts[position], self._latency[position]
-            found = bool(self._from_store[position])
-        took = None if math.isnan(latency) else latency
-        place, asked, usage = label(position), item(position), usage_of(reply)
-        return Answer(position, place, asked, reply, error, status, attempts, took, usage, found)
+            return self._row(position, label(position), item(position))
+
+    def row(self, position: int, label: Any, item: Any) -> Answer:
+        """A row as it stands now."""
+        with self._lock:
+            return self._row(position, label, item)
+
+    def _row(self, position: int, label: Any, item: Any) -> Answer:
+        status, latency = STATUSES[self.status[position]], self._latency[position]
+        reply, error = self.outcome(position)
+        took, found = None if math.isnan(latency) else latency, bool(self.from_store[position])
+        attempts, usage = self._attempts[position], usage_of(reply)
+        return Answer(position, label, item, reply, error, status, attempts, took, usage, found)
+
+    def outcome(self, position: int) -> tuple[Any, Exception | None]:
+        """A row's reply and error as they stand now."""
+        return self._replies[position], self._errors[position]
 
     def summary(self) -> list[str]:
         """Lines on latency, tokens, further attempts and kinds of failure, each only if there is something to say."""
@@ -190,20 +203,27 @@ class Answers:
             cuts = statistics.quantiles(latencies, n=20, method="inclusive")
             longest = max(latencies)
             lines.append(f"latency: median {cuts[9]:.2f} s, 95 % within {cuts[18]:.2f} s, longest {longest:.2f} s")
-        tokens_in, tokens_out = self._tokens()
+        tokens_in, tokens_out = self.tokens()
         if tokens_in or tokens_out:
             lines.append(f"tokens: {tokens_in:,} in, {tokens_out:,} out")
         again = sum(attempts - 1 for attempts in rows.attempts if attempts > 1)
         if again:
             lines.append(f"{again:,} requests were second or later attempts")
-        kinds = Counter(type(error).__name__ for error in rows.errors if error is not None)
+        kinds = self.failures()
         if kinds:
             lines.append("failures: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()))
         return lines
 
-    def _tokens(self) -> tuple[int, int]:
+    def failures(self) -> Counter[str]:
+        """How many rows failed, by the kind of error."""
+        if not self.counts[FAILED]:
+            return Counter()
+        with self._lock:
+            return Counter(type(error).__name__ for error in self._errors if error is not None)
+
+    def tokens(self) -> tuple[int, int]:
         """In and out, of what was asked for: what came from the store was paid for before."""
-        usages = [usage_of(reply) for reply, found in zip(self._replies, self._from_store, strict=True) if not found]
+        usages = [usage_of(reply) for reply, found in zip(self._replies, self.from_store, strict=True) if not found]
         return (
             sum(usage.input_tokens or 0 for usage in usages),
             sum(usage.output_tokens or 0 for usage in usages),
@@ -223,12 +243,17 @@ class Tally(Answers):
     def _extend(self, more: int) -> None:
         """Nothing more is kept."""
 
+    def outcome(self, position: int) -> tuple[Any, Exception | None]:
+        """Neither is kept."""
+        return None, None
+
     def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
-        usage = UNKNOWN if self._from_store[position] else usage_of(reply)
+        usage = UNKNOWN if self.from_store[position] else usage_of(reply)
         self._input_tokens += usage.input_tokens or 0
         self._output_tokens += usage.output_tokens or 0
 
-    def _tokens(self) -> tuple[int, int]:
+    def tokens(self) -> tuple[int, int]:
+        """In and out, of what was asked for."""
         return self._input_tokens, self._output_tokens
 
 

@@ -15,8 +15,10 @@ lead to happens on the batch's loop, in the order of the calls.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
@@ -30,6 +32,7 @@ from .loop import call_in, hold_awake, running
 from .news import News
 from .stopwatch import Stopwatch
 from .storage.ledger import Ledger
+from .trace import Trace
 from .workers import Workers
 
 log = logging.getLogger("ceylon_nb")
@@ -57,6 +60,7 @@ class Course:
         source: Source,
         keeper: Keeper,
         news: News,
+        trace: Trace,
         *,
         max_at_once: int,
         deadline: float | None,
@@ -67,8 +71,9 @@ class Course:
         self.loop = running() or loops.background()
         self.stopwatch = Stopwatch(deadline)
         self.workers = Workers(
-            prepare, call, source, keeper, max_at_once, self.stopwatch.left, self._settle, self._lost
+            prepare, call, source, keeper, trace, max_at_once, self.stopwatch.left, self._settle, self._lost
         )
+        trace.changed = functools.partial(_seen, weakref.ref(self))
         self._answers = keeper.answers
         self._keeper = keeper
         keeper.changed = lambda: call_in(self.loop, self._kept)
@@ -291,6 +296,13 @@ class Course:
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
         return error
+
+
+def _seen(course: weakref.ref[Course]) -> None:
+    """Something is new of a row in flight. Weakly: what a row's call has begun, and outlives it, knows its trace."""
+    alive = course()
+    if alive is not None:
+        call_in(alive.loop, alive._news.changed)
 
 
 def _unfinished() -> Future[None]:

@@ -34,6 +34,12 @@ def in_kernel() -> bool:
     return hasattr(in_ipython(), "kernel")
 
 
+def this_cell() -> str:
+    """What the cell that is executed here is known by. Its number would not do: nbval leaves it at 1."""
+    parent: dict[str, Any] = in_ipython().get_parent()
+    return str(parent.get("header", {}).get("msg_id"))
+
+
 # -- interrupts -----------------------------------------------------------------------------------------------------
 
 GRACE = 1.0

@@ -17,12 +17,16 @@ import math
 import random
 import threading
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable
 
 from .loop import clock
 
 LAPSE = 0.25
 """Seconds after which a slot that was not used in time is no longer good."""
+
+REMEMBERED = 256
+"""Cool-downs that an endpoint remembers."""
 
 JITTER = 0.1
 """Seconds, at most, added to a cool-down, so that several notebooks do not come back in step."""
@@ -41,6 +45,7 @@ class Endpoint:
         self._lock = threading.Lock()
         self._free = [(0.0, math.inf)]
         self._held_until = 0.0
+        self._holds: deque[tuple[float, float, str]] = deque(maxlen=REMEMBERED)
 
     def reserve(self, interval: float) -> float:
         """Take the first `interval` seconds that are free; returns when they begin, the slot's time."""
@@ -68,15 +73,26 @@ class Endpoint:
                 start = self._free.pop(i)[0]
             self._free.insert(i, (start, end))
 
-    def hold_off(self, seconds: float) -> None:
+    def hold_off(self, seconds: float, reason: str = "") -> None:
         """Hold all requests of this endpoint off for so long, and a little jitter."""
-        until = self._now() + seconds + random.uniform(0, JITTER)
+        now = self._now()
+        until = now + seconds + random.uniform(0, JITTER)
         with self._lock:
-            self._held_until = max(self._held_until, until)
+            if until <= self._held_until:
+                return
+            if self._holds and self._held_until >= now:  # the same cool-down, a longer one
+                now = self._holds.pop()[0]
+            self._holds.append((now, until, reason))
+            self._held_until = until
 
     def held(self) -> float:
         """Seconds that the cool-down still lasts; 0 when there is none."""
         return max(0.0, self._held_until - self._now())
+
+    def holds(self) -> list[tuple[float, float, str]]:
+        """The cool-downs so far, the latest last: from when, until when, by the clock, and why."""
+        with self._lock:
+            return list(self._holds)
 
     async def turn(self, max_per_minute: float | None = None) -> None:
         """Wait for the cool-down to end and, with a rate, for a slot of one's own."""

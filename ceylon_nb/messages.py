@@ -144,6 +144,14 @@ def _mended(value: Any) -> Any:
     return value
 
 
+def as_text(prompt: Prompt) -> str:
+    """A prompt as it is shown: the text itself; of messages, each after its role."""
+    if isinstance(prompt, str):
+        return prompt
+    turns = _messages(prompt)
+    return turns[0].content if len(turns) == 1 else "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+
+
 ROLES = ("system", "user", "assistant")
 
 

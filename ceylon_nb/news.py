@@ -6,29 +6,28 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 from .loop import awake, call_in
-
-if TYPE_CHECKING:
-    from .engine import Batch
 
 log = logging.getLogger("ceylon_nb")
 
 PULSE = 0.1
 """Seconds, at least, between two calls of a listener."""
 
-Listener: TypeAlias = "Callable[[Batch], object]"
+Listener: TypeAlias = Callable[[Any], object]
+"""Takes the batch."""
 
 
 class News:
     """The iterators that wait for a batch's next answer, on any loop, and the views that listen on the batch's own."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Any) -> None:
         self.batch = batch
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._listeners: list[Listener] = []
+        self._endings: list[Listener] = []
         self._pulse: asyncio.TimerHandle | None = None
 
     async def wait(self, enough: Callable[[], bool]) -> None:
@@ -46,6 +45,16 @@ class News:
         with self._lock:
             self._listeners = [*self._listeners, listener]
         return lambda: self._drop(listener)
+
+    def at_end(self, ending: Listener) -> None:
+        """Have `ending(batch)` called by whoever has waited for the batch."""
+        with self._lock:
+            self._endings = [*self._endings, ending]
+
+    def end(self) -> None:
+        """Tell those who asked to be called by whoever has waited; in the cell of that one."""
+        for ending in self._endings:
+            self.guarded(ending)
 
     def changed(self) -> None:
         """Wake who waits at once, and tell the listeners within PULSE; on the batch's loop."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from .limits import Endpoint
 from .retry import any_fault, backoff, retrying, time_left
 from .timeouts import patient_timeout
 
-VIEWS = ("auto", "line", "terminal")
+VIEWS = ("auto", "panel", "static", "terminal")
 
 
 def check_options(*, view: object = None, **numbers: object) -> None:
@@ -42,12 +41,9 @@ def with_policy(
     """The same function with a rate of its own, a timeout, and further attempts."""
     clocks = Endpoint()
 
-    async def pause(_: Exception, made: int) -> bool:
+    def delay(_: Exception, made: int) -> float | None:
         seconds = backoff(made)
-        if seconds > time_left.get()():
-            return False
-        await asyncio.sleep(seconds)
-        return True
+        return seconds if seconds <= time_left.get()() else None
 
     async def call(item: Any) -> Any:
         async def once() -> Any:
@@ -55,6 +51,6 @@ def with_policy(
             async with patient_timeout(timeout):
                 return await fn(item)
 
-        return await retrying(once, attempts=attempts, worth=any_fault, pause=pause)
+        return await retrying(once, attempts=attempts, worth=any_fault, delay=delay)
 
     return call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -9,6 +10,7 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 from .errors import CeylonError, ConnectionFailed, RequestError, StatusError, TLSFailed
 from .messages import Reply
+from .trace import flying
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -54,7 +56,7 @@ async def retrying(
     *arguments: *Ts,
     attempts: int,
     worth: Callable[[BaseException], bool],
-    pause: Callable[[Exception, int], Awaitable[bool]],
+    delay: Callable[[Exception, int], float | None],
 ) -> T:
     """Call with these arguments until it succeeds, `attempts` times at most.
 
@@ -62,9 +64,9 @@ async def retrying(
     ----------
     worth : callable
         Whether an error is worth another try.
-    pause : async callable
-        Given the error and the attempts made, waits for as long as it takes and returns True; returns False at once
-        where the wait would outlast the deadline.
+    delay : callable
+        Given the error and the attempts made, returns how many seconds to wait before the next one; None where that
+        would outlast the deadline.
 
     Raises
     ------
@@ -80,9 +82,14 @@ async def retrying(
         except Exception as error:
             if isinstance(error, RequestError):
                 error.attempts = max(error.attempts, made)
-            if made >= attempts or not worth(error) or not await pause(error, made):
+            seconds = delay(error, made) if made < attempts and worth(error) else None
+            if seconds is None:
                 raise
+            flight = flying.get()
+            if flight is not None:
+                flight.failed(error, made)
         else:
             if isinstance(result, Reply):
                 result.attempts = max(result.attempts, made)
             return result
+        await asyncio.sleep(seconds)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pkgutil
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable, Mapping
 from typing import Any, Generic, NoReturn, TypeVar
 
 from .interrupts import explained
 from .loop import awake, cancel_once, end, retrieve
+from .taskrun import TaskRun
+
+VIEWS = "ceylon_nb.views:attach"
+"""Who shows them in a panel; found by name, as nothing here imports a view."""
 
 T = TypeVar("T")
 
 
-def as_completed(tasks: Iterable[Awaitable[T]] | Mapping[Any, Any]) -> Completions[T]:
+def as_completed(tasks: Iterable[Awaitable[T]] | Mapping[Any, Any], *, panel: bool = False) -> Completions[T]:
     """Yield the very tasks that were given, done, in the order in which they end.
 
     ``async for task in as_completed(tasks): item = tasks[task]; result = await task``
@@ -23,22 +28,27 @@ def as_completed(tasks: Iterable[Awaitable[T]] | Mapping[Any, Any]) -> Completio
     ----------
     tasks : iterable of tasks, futures or coroutines; or a mapping
         Of a mapping, the keys. A coroutine is wrapped, and its task is yielded. One given twice is yielded once.
+    panel : bool
+        In a notebook, show them in the live panel: how many have ended, each one's result, and a button that cancels
+        them all. What a mapping says of a task is shown beside its result.
 
     Notes
     -----
     Leaving the loop early cancels only what was started here, the wrapped coroutines. An interrupt cancels every task
     that is not done, once, and waits a moment for them to end.
     """
-    return Completions(tasks)
+    return Completions(tasks, panel=panel)
 
 
 class Completions(Generic[T]):
     """What `as_completed` returns: to be read with ``async for``, once."""
 
-    def __init__(self, tasks: Iterable[Awaitable[T]] | Mapping[Any, Any]) -> None:
+    def __init__(self, tasks: Iterable[Awaitable[T]] | Mapping[Any, Any], *, panel: bool = False) -> None:
         if isinstance(tasks, (str, bytes, Awaitable)) or not isinstance(tasks, Iterable):
             raise TypeError(f"as_completed takes the tasks in a list, a dict or the like, not {type(tasks).__name__}.")
+        self._panel = panel
         self._given = list(dict.fromkeys(tasks))
+        self._asked = tasks if isinstance(tasks, Mapping) else None
         wanted = "tasks or coroutines" + (" (a mapping's keys)" if isinstance(tasks, Mapping) else "")
         for each in self._given:
             if isinstance(each, AsyncIterable):  # a Batch: to await it is to own it
@@ -59,6 +69,7 @@ class Completions(Generic[T]):
         futures: list[asyncio.Future[T]] = []
         done: deque[asyncio.Future[T]] = deque()
         news = asyncio.Event()
+        shown: TaskRun | None = None
 
         def ended(future: asyncio.Future[T]) -> None:
             done.append(future)
@@ -80,6 +91,8 @@ class Completions(Generic[T]):
                     futures.append(future)
                     if future is not each:
                         started.append(future)
+                if self._panel:
+                    shown = self._show(futures)
                 for future in futures:
                     future.add_done_callback(ended)
                 for _ in futures:
@@ -100,3 +113,14 @@ class Completions(Generic[T]):
                 for future in started:
                     cancel_once(future)
                     future.add_done_callback(retrieve)
+                if shown is not None:
+                    shown.leave()
+
+    def _show(self, futures: list[asyncio.Future[T]]) -> TaskRun:
+        """Show them by what each was given as: the key of a mapping may be the coroutine that was wrapped."""
+        asked = self._asked
+        if asked is not None:
+            asked = {future: asked[given] for future, given in zip(futures, self._given, strict=True)}
+        run = TaskRun(futures, asked)
+        run.show(lambda begun: pkgutil.resolve_name(VIEWS)(begun, "auto"))
+        return run

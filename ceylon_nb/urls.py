@@ -57,6 +57,12 @@ def mask(url: str) -> str:
     return shown + query + _SECRET_QUERY.sub(r"\1***", rest)
 
 
+def whereabouts(url: str) -> str:
+    """Where a server is, in a word or two: ``"this machine"``, or its host; nothing for what is no address."""
+    host = urllib.parse.urlsplit(url).hostname
+    return "" if host is None else "this machine" if is_loopback(host) else host
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where to post, and as whom.

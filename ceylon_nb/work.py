@@ -11,6 +11,7 @@ from .answers import Answers, Tally
 from .errors import ConfigurationError
 from .frames import Source
 from .keeping import Keeper
+from .limits import Endpoint
 from .storage.identity import Family, Question
 from .storage.ledger import Ledger
 from .storage.place import StoreLike, locate
@@ -32,6 +33,12 @@ class Work:
         What the questions have in common; None if they are not to be stored.
     identify : callable or None
         What a question is known by.
+    describe : callable
+        What is asked about an item, as text to be shown.
+    hide : callable
+        The same text without keys.
+    endpoint : Endpoint or None
+        Whose cool-downs hold the calls off.
     """
 
     call: Callable[[Any], Awaitable[Any]]
@@ -41,6 +48,9 @@ class Work:
     prepare: Callable[[Any], Any] = lambda item: item
     family: Family | None = None
     identify: Callable[[Any], Question] | None = None
+    describe: Callable[[Any], str] = str
+    hide: Callable[[str], str] = str
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ O(at once) tasks however many items there are. Everything here happens on one lo
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 import sys
 import traceback
@@ -21,6 +22,7 @@ from .kernel import just_interrupted
 from .loop import clock
 from .messages import Reply
 from .retry import attempts_made, time_left
+from .trace import Flight, Trace, flying
 
 RAMP = 32
 RAMP_PAUSE = 0.002
@@ -46,6 +48,8 @@ class Workers:
         Where items come from.
     keeper : Keeper
         Where replies and errors go.
+    trace : Trace
+        What is told of each request.
     limit : int
         How many rows may be in flight at once. May be changed at any time; `spawn` then.
     left : callable
@@ -61,6 +65,7 @@ class Workers:
         call: Callable[[Any], Awaitable[Any]],
         source: Source,
         keeper: Keeper,
+        trace: Trace,
         limit: int,
         left: Callable[[], float],
         on_idle: Callable[[], None],
@@ -72,12 +77,15 @@ class Workers:
         self.answers = keeper.answers
         self.limit = limit
         self._keeper = keeper
+        self._trace = trace
         self._left = left
         self._on_idle = on_idle
         self._on_lost = on_lost
         self.pulling = False
         self.only_again = False
-        self.in_flight: dict[asyncio.Task[None], int] = {}
+        self.in_flight: dict[asyncio.Task[None], Flight] = {}
+        self._free_lanes: list[int] = []
+        self._lanes = 0
         self.source_error: Exception | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._aborted: set[asyncio.Task[None]] = set()
@@ -137,10 +145,11 @@ class Workers:
     def forget_loop(self) -> None:
         """Move to another loop: the one the workers ran on is closed, and they with it."""
         self.pulling = False
-        for position in sorted(self.in_flight.values(), reverse=True):
+        for position in sorted((flight.position for flight in self.in_flight.values()), reverse=True):
             self._again.extendleft(sorted([position, *self._keeper.release(position)], reverse=True))
         self.in_flight.clear()
         self._tasks.clear()
+        self._free_lanes, self._lanes = [], 0
         self._aborted.clear()
         self._turn = asyncio.Lock()
         self._at_source = None
@@ -195,14 +204,30 @@ class Workers:
         time_left.set(self._left)
         task = asyncio.current_task()
         assert task is not None
+        flight = self._flight()
+        flying.set(flight)
+        try:
+            await self._fly(task, flight)
+        finally:
+            heapq.heappush(self._free_lanes, flight.lane)
+
+    def _flight(self) -> Flight:
+        """One in the lowest lane that is free."""
+        if self._free_lanes:
+            return Flight(self._trace, heapq.heappop(self._free_lanes))
+        self._lanes += 1
+        return Flight(self._trace, self._lanes - 1)
+
+    async def _fly(self, task: asyncio.Task[None], flight: Flight) -> None:
         while self._goes_on() and not task.cancelling():
             position = await self._pull(task)
             if position is None:
                 return
-            self.in_flight[task] = position
+            flight.begin(position)
+            self.in_flight[task] = flight
             self._begun += 1
             begun = self._begun
-            await self._ask(task, position)
+            await self._ask(task, flight)
             self.in_flight.pop(task, None)
             waited = begun != self._begun  # others began meanwhile; who waited goes on at once, see `_breathe`
             if not waited and clock() - self._breathed > BREATH:
@@ -256,15 +281,16 @@ class Workers:
             self._again.append(position)  # paused, or fewer at once, while the source took its time
             return None
 
-    async def _ask(self, task: asyncio.Task[None], position: int) -> None:
+    async def _ask(self, task: asyncio.Task[None], flight: Flight) -> None:
+        position = flight.position
         item = self.source.item(position)
         attempts_made.set(1)
-        began = clock()
+        began = flight.began
         try:
             question = self._prepare(item)
             if await self._is_answered(task, position, question):
                 return
-            began = clock()
+            began = flight.since = clock()
             reply = await self._call(question)
         except asyncio.CancelledError as error:
             if just_interrupted():
@@ -273,18 +299,20 @@ class Workers:
             if task.cancelling():
                 raise
             inner = CeylonError(f"The call was cancelled from within: {error}".rstrip(": "))
-            self._fail(position, item, inner, clock() - began)
+            self._fail(flight, item, inner, clock() - began)
         except (Exception, SystemExit) as error:  # an item's failure is a row, whatever it is
             if task in self._aborted:
                 raise asyncio.CancelledError from error  # what it says to being cancelled is not the item's failure
             if isinstance(error, SystemExit):
                 error = CeylonError(f"The call wanted to end Python: {error!r}")
-            self._fail(position, item, ungrouped(error), clock() - began)
+            self._fail(flight, item, ungrouped(error), clock() - began)
         else:
-            attempts, took = attempts_made.get(), clock() - began
+            now = clock()
+            attempts, took = attempts_made.get(), now - began
             if isinstance(reply, Reply):
                 attempts = reply.attempts
                 took = reply.latency if reply.latency is not None else took
+            flight.answered(now, took)
             self._succeed(position, reply, attempts, took)
 
     async def _is_answered(self, task: asyncio.Task[None], position: int, question: Any) -> bool:
@@ -314,18 +342,20 @@ class Workers:
         if self._succeeded == 1:  # until now all may have failed alike, and workers left
             asyncio.get_running_loop().call_soon(self.spawn)
 
-    def _fail(self, position: int, item: Any, error: Exception, took: float) -> None:
-        attempts = attempts_made.get()
+    def _fail(self, flight: Flight, item: Any, error: Exception, took: float) -> None:
+        attempts, position, asked = attempts_made.get(), flight.position, True
         if isinstance(error, NotRecorded):
-            attempts, self._fatal = 0, self._fatal or error
+            attempts, asked, self._fatal = 0, False, self._fatal or error
         elif isinstance(error, InvalidItem):
-            attempts, took = 0, math.nan
+            attempts, asked, took = 0, False, math.nan
         elif len(self._alike) < ALIKE:
             self._alike.append(error)
         if isinstance(error, RequestError):
             error.item = item
             attempts = error.attempts
             took = error.latency if error.latency is not None else took
+        if asked:
+            flight.refused(error, took)
         if isinstance(error, CeylonError):  # its story is told; tracebacks would keep every frame alive
             error.__traceback__ = None
             error.__context__ = error.__cause__ = None
@@ -343,8 +373,10 @@ class Workers:
         aborted = task in self._aborted
         self._aborted.discard(task)
         end = asyncio.CancelledError() if task.cancelled() else task.exception()
-        position = self.in_flight.pop(task, None)
-        if position is not None:
+        flight = self.in_flight.pop(task, None)
+        position = flight.position if flight is not None else None
+        if flight is not None and position is not None:
+            flight.aborted()
             rows = sorted([position, *self._keeper.release(position)], reverse=True)
             if aborted and (not self.pulling or self.only_again):
                 for row in rows:

@@ -16,6 +16,7 @@ HTTP = "Only http touches the HTTP libraries, and the test server aiohttp's serv
 PANDAS = "Only frames and tables touch pandas"
 NOTEBOOK = "Only views and kernel touch IPython and the widgets"
 TQDM = "Only views touch tqdm"
+PLOTS = "Only views touch matplotlib"
 
 
 @pytest.fixture
@@ -67,6 +68,7 @@ def test_the_house_stands(house):
         pytest.param("frames.py", "import ipywidgets", NOTEBOOK, id="widgets in frames"),
         pytest.param("engine.py", "import anywidget", NOTEBOOK, id="anywidget in engine"),
         pytest.param("engine.py", "from tqdm.auto import tqdm", TQDM, id="tqdm in engine"),
+        pytest.param("handle.py", "def late():\n    import matplotlib.pyplot as plt", PLOTS, id="matplotlib in handle"),
     ],
 )
 def test_a_bad_import_is_refused(house, module, line, contract):

@@ -10,6 +10,9 @@ from pathlib import Path
 import nbformat.v4 as v4
 import pytest
 
+from ceylon_nb import LlmAgent
+from ceylon_nb.views import summary
+
 ROOT = Path(__file__).parent.parent
 GROUP = """
 import asyncio
@@ -154,3 +157,26 @@ def test_each_run_has_a_store_of_its_own_and_leaves_none(run, tmp_path):
     assert not any(temporary.iterdir())
     assert not list(tmp_path.rglob("*.sqlite*"))
     assert not list(tmp_path.rglob(".ceylon_nb"))
+
+
+SUMMARY = """from ceylon_nb import LlmAgent
+run = LlmAgent("clerk", "demo::instant").map(["What is AI?", ""], name="Ask", store=None)
+await run
+None"""
+
+
+def test_how_long_a_batch_took_is_not_compared_and_all_else_is(run):
+    batch = LlmAgent("clerk", "demo::instant").map(["What is AI?", ""], name="Ask", store=None)
+    batch.result()
+    took = re.compile(r'(?<=<span class="ceylon-nb-time">)[^<]+')
+
+    def saved(html):
+        output = v4.new_output("display_data", {"text/html": html, "text/plain": repr(batch)})
+        return v4.new_code_cell(SUMMARY, execution_count=1, outputs=[output])
+
+    shown = summary.bundle(batch)["text/html"]
+    assert took.search(shown)
+    counts, output = run(saved(took.sub("12:34", shown)))
+    assert counts == {"passed": 1}, output
+    counts, output = run(saved(shown.replace("1 failed", "2 failed")))
+    assert counts == {"failed": 1}, output

@@ -39,8 +39,11 @@ NAN = float("nan")
         ({"temperature": -0.1}, "temperature is a number from 0, not -0.1."),
         ({"temperature": NAN}, "temperature is a number from 0, not nan."),
         ({"temperature": "hot"}, "temperature is a number from 0, not 'hot'."),
-        ({"view": "lines"}, "view is one of auto, line, terminal, None or a function of the batch, not 'lines'."),
-        ({"view": False}, "view is one of auto, line, terminal, None or a function of the batch, not False."),
+        (
+            {"view": "line"},
+            "view is one of auto, panel, static, terminal, None or a function of the batch, not 'line'.",
+        ),
+        ({"view": False}, "view is one of auto, panel, static, terminal, None or a function of the batch, not False."),
         ({"timeout": 1, "attempts": -3}, "attempts is a whole number from 1, not -3."),
     ],
 )
@@ -62,7 +65,7 @@ def test_options_that_make_no_sense(options, said):
         {"temperature": 0.0},
         {"view": None},
         {"view": "auto"},
-        {"view": "line"},
+        {"view": "panel"},
         {"view": "terminal"},
         {"view": print},
     ],

@@ -4,7 +4,7 @@ import asyncio
 import random
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,7 +71,7 @@ class Calls:
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)
         self.counted: list[int] = []
-        self.paused: list[int] = []
+        self.delayed: list[int] = []
 
     async def __call__(self) -> Any:
         self.counted.append(attempts_made.get())
@@ -80,31 +80,31 @@ class Calls:
             raise outcome
         return outcome
 
-    async def pause(self, error: Exception, made: int) -> bool:
-        self.paused.append(made)
-        return True
+    def delay(self, error: Exception, made: int) -> float | None:
+        self.delayed.append(made)
+        return 0.0
 
     def run(
         self,
         attempts: int = 3,
-        pause: Callable[[Exception, int], Awaitable[bool]] | None = None,
+        delay: Callable[[Exception, int], float | None] | None = None,
         worth: Any = any_fault,
     ) -> Any:
-        return asyncio.run(retrying(self, attempts=attempts, worth=worth, pause=pause or self.pause))
+        return asyncio.run(retrying(self, attempts=attempts, worth=worth, delay=delay or self.delay))
 
 
 def test_it_calls_until_it_succeeds():
     calls = Calls(ValueError(1), ValueError(2), "yes", "never asked")
     assert calls.run(attempts=5) == "yes"
     assert calls.counted == [1, 2, 3]
-    assert calls.paused == [1, 2]
+    assert calls.delayed == [1, 2]
 
 
 def test_the_last_error_is_raised_when_the_attempts_are_used_up():
     calls = Calls(ValueError("first"), ValueError("second"), "never asked")
     with pytest.raises(ValueError, match="second") as raised:
         calls.run(attempts=2)
-    assert calls.paused == [1]
+    assert calls.delayed == [1]
     assert raised.value.__context__ is None
 
 
@@ -112,16 +112,16 @@ def test_what_is_not_worth_it_is_raised_at_once():
     calls = Calls(errors.NotFound("no", status=404), "never asked")
     with pytest.raises(errors.NotFound) as raised:
         calls.run(worth=worth_another_try)
-    assert (calls.counted, calls.paused, raised.value.attempts) == ([1], [], 1)
+    assert (calls.counted, calls.delayed, raised.value.attempts) == ([1], [], 1)
 
 
-def test_a_pause_that_would_outlast_the_deadline_ends_it():
-    async def pause(error: Exception, made: int) -> bool:
-        return made < 2
+def test_a_delay_that_would_outlast_the_deadline_ends_it():
+    def delay(error: Exception, made: int) -> float | None:
+        return 0.0 if made < 2 else None
 
     calls = Calls(ValueError("first"), ValueError("second"), "never asked")
     with pytest.raises(ValueError, match="second"):
-        calls.run(pause=pause)
+        calls.run(delay=delay)
     assert calls.counted == [1, 2]
 
 
@@ -148,10 +148,10 @@ def test_an_interrupt_is_no_failure(end):
 
     async def main() -> None:
         with pytest.raises(type(end)):
-            await retrying(calls, attempts=3, worth=lambda _: True, pause=calls.pause)
+            await retrying(calls, attempts=3, worth=lambda _: True, delay=calls.delay)
 
     asyncio.run(main())
-    assert (calls.counted, calls.paused) == ([1], [])
+    assert (calls.counted, calls.delayed) == ([1], [])
 
 
 # ---- an agent and a server ----

@@ -1,10 +1,9 @@
-"""The views: a bar in a terminal, and what the line in a cell says; the cell itself is in kernels/test_line.py."""
+"""The views: a bar in a terminal, and one that fails. Those of notebooks: test_feed, test_summary, kernels, browser."""
 
 from __future__ import annotations
 
 import os
 import pty
-import re
 import subprocess
 import sys
 import termios
@@ -12,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ceylon_nb import LlmAgent, batch
-from ceylon_nb.views import line
+from ceylon_nb import LlmAgent
 
 SCRIPT = """
 from ceylon_nb import LlmAgent
@@ -65,28 +63,11 @@ def test_auto_shows_nothing_in_a_script() -> None:
     assert in_a_terminal(SCRIPT.replace('"terminal"', '"auto"')) == ""
 
 
-def test_the_line_says_where_a_batch_stands() -> None:
-    async def fine(item: str) -> str:
-        return item
-
-    run = batch(fine, ["a\nb"] * 1200, view=None, name="a very long name\nthat goes over a line and then some more")
-    run.result()
-    assert re.fullmatch(r"a very long name that goes over a line … · 1,200 of 1,200 · done in [\d.]+ s", line.text(run))
-    cancelled = LlmAgent("a", "demo::tutor").map(["x"] * 10, view=None, name="Ask")
-    cancelled.cancel()
-    cancelled.result()
-    assert re.fullmatch(r"Ask · 0 of 10( · \d+ cancelled)? · cancelled in [\d.]+ s", line.text(cancelled))
-
-
-def test_the_line_says_what_came_from_the_store(tmp_path: Path) -> None:
+def test_the_summary_says_what_came_from_the_store(tmp_path: Path) -> None:
     agent = LlmAgent("clerk", "demo::instant")
     agent.map(["a", "b"], store=tmp_path / "answers.sqlite").result()
-    run = agent.map(["a", "b", "c"], "Classify: {}", store=tmp_path / "answers.sqlite", fresh=True)
-    run.result()
-    assert "from the store" not in line.text(run)
     run = agent.map(["a", "b", "c"], store=tmp_path / "answers.sqlite", name="again")
     run.result()
-    assert line.text(run).startswith("again · 2 from the store; fresh=True asks anew · 3 of 3 · done in ")
     assert run.summary().splitlines()[1] == "2 from the store; fresh=True asks anew"
 
 

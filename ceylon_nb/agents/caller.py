@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from .. import limits, recording
-from ..errors import ConfigurationError, RateLimited, RequestError, drop_tracebacks, ungrouped
+from ..errors import ConfigurationError, RequestError, drop_tracebacks, ungrouped
 from ..loop import awake, clock
 from ..messages import Prompt, Reply, as_messages
 from ..policy import check_options
-from ..providers.base import Delta, Provider, Request
+from ..providers.base import Delta, Provider, Request, gather_stream
 from ..retry import attempts_made, backoff, retrying, time_left, worth_another_try
+from ..trace import flying, limited
 from ..urls import Address
 
 if TYPE_CHECKING:
@@ -89,13 +90,15 @@ class Caller:
     ----------
     model : str
         ``provider::model-name``.
+    endpoint : Endpoint
+        The clocks that its requests go by.
     """
 
     def __init__(self, model: str, provider: Provider, settings: Settings) -> None:
         self.model = model
         self.provider = provider
         self.settings = settings
-        self._clocks = limits.endpoint(provider.base_url, provider.account)
+        self.endpoint = limits.endpoint(provider.base_url, provider.account)
         self._recording = recording.current()
 
     def request(self, prompt: Prompt) -> Request:
@@ -115,15 +118,22 @@ class Caller:
         """The model's reply, or the recorded one; each attempt takes its turn."""
         if self._recording is None:
             return self._ask(request)
-        return self._recording.ask(self.model, request, partial(self._ask, request), self._hide)
+        return self._recording.ask(self.model, request, partial(self._ask, request), self.hide)
+
+    def ask_streaming(self, request: Request) -> Coroutine[Any, Any, Reply]:
+        """The same, asked for in pieces; whoever watches the row in flight sees them come."""
+        once = partial(self._retrying, self._gather, request)
+        if self._recording is None:
+            return once()
+        return self._recording.ask(self.model, request, once, self.hide)
 
     def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """The pieces of the model's reply, or the recorded ones; asked again only while none has come."""
         if self._recording is None:
             return self._stream(request)
-        return self._recording.stream(self.model, request, partial(self._stream, request), self._hide)
+        return self._recording.stream(self.model, request, partial(self._stream, request), self.hide)
 
-    def _hide(self, text: str) -> str:
+    def hide(self, text: str) -> str:
         """The same text without the agent's key and the login in its address."""
         text = Address.of(self.provider.base_url).hide(text)
         key = (self.settings.api_key or "").strip()
@@ -135,6 +145,18 @@ class Caller:
     async def _complete(self, request: Request) -> Reply:
         began = clock()
         reply = await self.provider.complete(request)
+        reply.latency = clock() - began
+        return reply
+
+    async def _gather(self, request: Request) -> Reply:
+        began, flight, seen = clock(), flying.get(), []
+        async with aclosing(self.provider.stream(request)) as deltas:
+            async for delta in deltas:
+                seen.append(delta)
+                if flight is not None and delta.text:
+                    flight.heard(delta.text)
+        whole = self.hide("".join(delta.text for delta in seen))  # at once: a key may come in two pieces
+        reply = gather_stream([Delta(whole), *(replace(delta, text="") for delta in seen)])
         reply.latency = clock() - began
         return reply
 
@@ -169,7 +191,7 @@ class Caller:
                     request,
                     attempts=self.settings.attempts,
                     worth=worth_another_try,
-                    pause=self._pause,
+                    delay=self._delay,
                 )
             except Exception as error:  # noqa: BLE001 - raised below, where no group that it was in is its context
                 failure = ungrouped(error)
@@ -182,23 +204,20 @@ class Caller:
             del failure  # its traceback holds this frame: a circle that would keep the prompt
 
     async def _attempt(self, once: Callable[[Request], Awaitable[T]], request: Request) -> T:
-        await self._clocks.turn(self.settings.max_per_minute)
-        began = clock()
+        await self.endpoint.turn(self.settings.max_per_minute)
+        began, flight = clock(), flying.get()
+        if flight is not None:
+            flight.sent(began)
         try:
             return await once(request)
         except RequestError as error:
             error.latency = clock() - began
-            if error.retry_after is not None:  # for everybody, also when this was the last attempt
-                self._clocks.hold_off(error.retry_after)
-            elif isinstance(error, RateLimited):
-                self._clocks.hold_off(backoff(attempts_made.get()))
+            if limited(error):  # for everybody, also when this was the last attempt
+                seconds = error.retry_after if error.retry_after is not None else backoff(attempts_made.get())
+                self.endpoint.hold_off(seconds, f"the server said {error.status}")
             raise
 
-    async def _pause(self, error: Exception, made: int) -> bool:
+    def _delay(self, error: Exception, made: int) -> float | None:
         """Back off before the next attempt, but for an error that holds the endpoint off: the next turn waits then."""
-        held = isinstance(error, RequestError) and (error.retry_after is not None or isinstance(error, RateLimited))
-        seconds = 0.0 if held else backoff(made)
-        if max(seconds, self._clocks.held()) > time_left.get()():
-            return False
-        await asyncio.sleep(seconds)
-        return True
+        seconds = 0.0 if limited(error) else backoff(made)
+        return seconds if max(seconds, self.endpoint.held()) <= time_left.get()() else None

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack, cast
 
 from .. import engine, frames, recording
 from ..errors import MissingAPIKey
+from ..handle import Batch
 from ..interrupts import explained, listen
-from ..loop import awake, clock, load, run_errand, run_sync
-from ..messages import Message, Prompt, Reply, sendable
+from ..loop import load, run_sync
+from ..messages import Message, Prompt, Reply, as_text, sendable
 from ..policy import check_options
-from ..providers.base import Delta, Provider, gather_stream
-from ..retry import attempts_made
+from ..providers.base import Provider
 from ..storage.place import StoreLike
 from ..templates import Template, TemplateLike
-from ..urls import mask
+from ..urls import whereabouts
 from ..work import Storing, Work
 from . import models
 from .caller import Caller, Options, Settings
+from .stream import Stream as Stream
 
 if TYPE_CHECKING:
     from ..http import Transport
@@ -188,9 +186,12 @@ class LlmAgent:
             return run_sync(self.send_message(message, store=store))
 
     def stream(self, message: Prompt) -> Stream:
-        """Ask, and get the answer in pieces: ``async for text in agent.stream("…")``; `Stream.reply` afterwards."""
+        """Ask, and get the answer in pieces: ``async for text in agent.stream("…")``; `Stream.reply` afterwards.
+
+        As a cell's last line it grows below the cell; ``agent.stream("…").show()`` is shown there while you read it.
+        """
         caller = self._caller(self._settings)
-        return Stream(caller.stream(caller.request(message)), self._interrupted)
+        return Stream(caller.stream(caller.request(message)), self._interrupted, caller.hide)
 
     def conversation(self) -> Conversation:
         """Begin a conversation: its turns see the ones before."""
@@ -209,8 +210,9 @@ class LlmAgent:
         keep: bool = True,
         view: engine.View = "auto",
         name: str | None = None,
+        stream: bool = False,
         **options: Unpack[Options],
-    ) -> engine.Batch:
+    ) -> Batch:
         """Ask about every item, many at once, in the background; returns at once.
 
         Parameters
@@ -223,6 +225,8 @@ class LlmAgent:
         max_at_once, deadline, store, fresh, dedupe, keep, view, name
             As in `batch`. Two questions are the same if provider, address, model, messages, temperature and max_tokens
             are. An agent on an async function of yours is stored only if `store` is a path, as a function may change.
+        stream : bool
+            Ask for each reply in pieces, so that the panel shows it grow; the rows are the same.
         **options
             Any of the agent's, for this batch alone.
 
@@ -241,13 +245,16 @@ class LlmAgent:
         family = models.family(self._model, caller)
         said_before = sendable(caller.settings.system_prompt or "")
         work = Work(
-            caller.ask,
+            caller.ask_streaming if stream else caller.ask,
             title=name or (template if isinstance(template, str) else self._name),
-            subtitle=f"{self._name} · {self.model} · {mask(caller.provider.base_url)}",
+            subtitle=" · ".join(filter(None, (self._name, self.model, whereabouts(caller.provider.base_url)))),
             model=self.model,
             prepare=lambda item: caller.request(prompt_of(item)),
             family=family if isinstance(self._model, str) or store != "auto" else None,
             identify=lambda request: family.asks_messages(request.messages, said_before),
+            describe=lambda item: as_text(prompt_of(item)),
+            hide=caller.hide,
+            endpoint=caller.endpoint,
         )
         storing = Storing(store, fresh=fresh, dedupe=dedupe, keep=keep)
         return engine.start(work, source, storing, max_at_once=max_at_once, deadline=deadline, view=view)
@@ -279,74 +286,6 @@ class LlmAgent:
     ) -> None:
         http = await load("ceylon_nb.http")
         await http.close_idle()
-
-
-class Stream(AsyncIterator[str]):
-    """A reply that comes in pieces of text.
-
-    A loop that is left early closes the request, unless the stream is kept in a variable: `aclose` does it then.
-    """
-
-    def __init__(self, deltas: AsyncGenerator[Delta, None], interrupted: Callable[[], str]) -> None:
-        self._ended: list[Reply] = []
-        self._texts = _pieces(deltas, interrupted, functools.partial(_close, weakref.ref(self)), self._ended)
-
-    def __aiter__(self) -> Stream:
-        return self
-
-    async def __anext__(self) -> str:
-        return await anext(self._texts)
-
-    @property
-    def reply(self) -> Reply:
-        """The whole answer, once the stream has ended.
-
-        Raises
-        ------
-        RuntimeError
-            It has not.
-        """
-        if not self._ended:
-            raise RuntimeError("The stream has not ended, so there is no reply yet: read it to its end first.")
-        return self._ended[0]
-
-    async def aclose(self) -> None:
-        """Close the request, wherever it is."""
-        await self._texts.aclose()
-
-
-def _close(stream: weakref.ref[Stream]) -> None:
-    """Close a stream that is kept in a variable although its reader was interrupted."""
-    kept = stream()
-    if kept is not None:
-        run_errand(kept.aclose())
-
-
-async def _pieces(
-    deltas: AsyncGenerator[Delta, None],
-    interrupted: Callable[[], str],
-    left: Callable[[], object],
-    ended: list[Reply],
-) -> AsyncGenerator[str, None]:
-    """The texts; at the end, the reply goes into `ended`.
-
-    Not a method: a stream and a generator that hold each other are closed only when the garbage collector comes by.
-    """
-    began = clock()
-    seen: list[Delta] = []
-    attempts = 1
-    try:
-        with explained(interrupted, left=left), awake():
-            async for delta in deltas:
-                attempts = attempts if seen else attempts_made.get()
-                seen.append(delta)
-                if delta.text:
-                    yield delta.text
-    finally:
-        await deltas.aclose()
-    reply = gather_stream(seen)
-    reply.latency, reply.attempts = clock() - began, attempts
-    ended.append(reply)
 
 
 class Conversation:

@@ -16,7 +16,8 @@
 
 ``pytest --ceylon-record`` asks the models what is not recorded yet, and records it; ``--ceylon-record=all`` asks them
 everything anew. Without either nothing is sent. Notebooks under nbval replay what ``CEYLON_NB_REPLAY=answers.jsonl``
-names in the environment, a path beside the notebook, and record by the same options.
+names in the environment, a path beside the notebook, and record by the same options. How long a batch took, which a
+notebook's summary of it says, is not compared.
 """
 
 import argparse
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _passed = pytest.StashKey[bool]()
 _before = pytest.StashKey[str | None]()
+
+TOOK = r'(?s)(<span class="ceylon-nb-time">).*?(</span>)'
+"""In the summary of a batch that a notebook holds."""
 
 LONGEST = 100
 """Characters of a recording's name."""
@@ -72,6 +76,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if record is not None:
         config.stash[_before] = os.environ.get(RECORD)
         os.environ[RECORD] = record
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Have nbval leave out of its comparison how long a batch took; all else that a summary says is compared."""
+    patterns = getattr(collector, "sanitize_patterns", None)
+    if isinstance(patterns, dict):
+        patterns[TOOK] = r"\1\2"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from ..engine import Batch
+    from ..handle import Batch
 
 
 def show(run: Batch) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import contestants, storing
+from . import contestants, storing, watching
 from .contestants import STORE, Figures, finished, prompt
 from .meter import Meter
 
@@ -80,6 +80,7 @@ KINDS = {
     "opening": storing.opening,
     "deciding": storing.deciding,
     "disk": storing.on_disk,
+    "panel": watching.watched,
 }
 
 ADDRESSES = {

@@ -6,11 +6,12 @@ from typing import Any
 
 from .contestants import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS, STORED
 
-PARTS = ("http", "engine", "lazy", "store", "import")
+PARTS = ("http", "engine", "lazy", "store", "panel", "import")
 """What may be run alone. ``store`` has of ``engine`` and ``lazy`` what a store takes part in."""
 
 KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
 SMALL_STORE = "store of 1 answer"
+WITH_PANEL, WITHOUT_PANEL = "with the panel", "without"
 QUICK_DISK, SLOW_DISK = "quick disk", "slow disk"
 
 Job = dict[str, Any]
@@ -49,6 +50,7 @@ class Plan:
     deciding_at_once: tuple[int, ...]
     disk_n: int
     commit: float
+    panels: tuple[Race, ...]
     imports: tuple[str, ...]
     rounds: int
 
@@ -79,6 +81,13 @@ class Plan:
             ]
         if part in (None, "store"):
             yield from self._stores()
+        if part in (None, "panel"):
+            for race in self.panels:
+                sizes = {"at_once": race.at_once, "latency": race.delay, "n": race.n}
+                yield [
+                    _job("panel", name, view=view, **sizes)
+                    for name, view in ((WITH_PANEL, "panel"), (WITHOUT_PANEL, None))
+                ]
         if part in (None, "import"):
             yield [_job("import", module) for module in self.imports]
 
@@ -116,6 +125,7 @@ FULL = Plan(
     deciding_at_once=(8, 100),
     disk_n=2_000,
     commit=0.2,
+    panels=(Race(50, 0.5, 2_000), Race(100, 0.0, 100_000)),
     imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", "async_batch_llm"),
     rounds=3,
 )
@@ -131,6 +141,7 @@ QUICK = Plan(
     deciding_at_once=(8,),
     disk_n=50,
     commit=0.05,
+    panels=(Race(10, 0.1, 100),),
     imports=("ceylon_nb", "asyncio"),
     rounds=1,
 )

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from .contestants import BARE, EARLIER, OUR_BATCH, OUR_MAP, OURS, PEER, UNSTORED
-from .plan import IN_STORE, QUICK_DISK, SLOW_DISK
+from .plan import IN_STORE, QUICK_DISK, SLOW_DISK, WITH_PANEL, WITHOUT_PANEL
 
 Run = dict[str, Any]
 """One run: what was asked of it (its job), its round, and its figures."""
@@ -101,6 +101,21 @@ def freeze(run: Run) -> float:
 def freeze_cpu(run: Run) -> float:
     """Seconds that the loop's thread computed without coming round, at the most."""
     return float(run["freeze_cpu"])
+
+
+def core(run: Run) -> float:
+    """Share of a core, while it ran."""
+    return float(run["cpu"] / run["wall"])
+
+
+def busiest(run: Run) -> float:
+    """Bytes that went to the browser in the busiest second."""
+    return float(run["most"])
+
+
+def update_rate(run: Run) -> float:
+    """Updates a second that went to the browser."""
+    return float(run["updates"] / run["wall"])
 
 
 def memory(run: Run) -> float:
@@ -245,6 +260,16 @@ DISK: dict[str, Cell] = {
     "longest freeze, ms (computing)": freezes,
 }
 
+PANEL: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "rows": said("n"),
+    "answers/s": seen(lambda run: run["n"] / run["elapsed"]),
+    "% of a core": seen(core, 100, 1),
+    "updates/s": seen(update_rate, 1, 1),
+    "KB in the busiest second": seen("most", 1e-3),
+    "KB in all": seen("bytes", 1e-3),
+}
+
 IMPORTS: dict[str, Cell] = {
     "import": lambda mine, _: f"`{mine.first('contestant')}`",
     "wall, s": seen(wall, 1, 3),
@@ -260,6 +285,7 @@ SECTIONS = {
     "opening": ("A store is opened", OPENING),
     "deciding": ("Rows that are all in the store", DECIDING),
     "disk": ("Quick and slow disks, 5 ms a request", DISK),
+    "panel": ("The live panel, in a kernel", PANEL),
     "import": ("Imports", IMPORTS),
 }
 """By kind of job."""
@@ -273,6 +299,7 @@ def _bars(runs: Runs) -> Iterable[list[str] | None]:
     yield from _http_bars(runs.where(kind="http"))
     yield from _engine_bars(runs.where(kind="engine"))
     yield from _store_bars(runs)
+    yield from _panel_bars(runs.where(kind="panel"))
     yield _bar("import, ms", runs.where(kind="import", contestant="ceylon_nb").middle(wall), 0.15, milli)
 
 
@@ -314,6 +341,17 @@ def _store_bars(runs: Runs) -> Iterable[list[str] | None]:
     yield _bar("first request to last answer, ms more than on a quick disk, commits of 200 ms", longer, 0.2, milli)
 
 
+def _panel_bars(runs: Runs) -> Iterable[list[str] | None]:
+    for n in (2_000, 100_000):
+        shown = runs.where(contestant=WITH_PANEL, n=n)
+        which = "100 answers/s" if n == 2_000 else "as fast as can be"
+        if n == 2_000:
+            without = runs.where(contestant=WITHOUT_PANEL, n=n)
+            yield _bar(f"% of a core that the panel adds, {which}", shown.more(without, core), 0.02, percent)
+        yield _bar(f"updates of the panel a second, {which}", shown.middle(update_rate), 10, times)
+        yield _bar(f"KB of the panel in its busiest second, {which}", shown.middle(busiest), 300e3, kilo)
+
+
 def _bar(what: str, value: float | None, most: float, form: Callable[[float], str]) -> list[str] | None:
     if value is None:
         return None
@@ -336,6 +374,16 @@ def milli(seconds: float | None) -> str:
 def mega(size: float | None) -> str:
     """Megabytes."""
     return written(size, 1e-6, 1)
+
+
+def kilo(size: float | None) -> str:
+    """Kilobytes."""
+    return written(size, 1e-3, 0)
+
+
+def percent(ratio: float | None) -> str:
+    """Per cent."""
+    return written(ratio, 100, 1)
 
 
 def times(ratio: float | None) -> str:

@@ -1,0 +1,205 @@
+"""What a batch leaves in a notebook's cells: the panel and then a summary where somebody watches; else the summary."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .conftest import Start
+from .kernel import Cell, Kernel
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+MAP = """
+from ceylon_nb import LlmAgent
+run = LlmAgent("clerk", "demo::instant").map(["What is AI?"] * 30 + [""], "{}", name="Ask", view=VIEW, store=None)
+"""
+HOLD = """
+import asyncio
+from ceylon_nb import batch
+go_on = asyncio.Event()
+async def hold(item):
+    await go_on.wait()
+    return 1 // item
+run = batch(hold, range(5))
+"""
+WATCHED = {"JPY_SESSION_NAME": "test.ipynb"}
+
+
+def shown(cell: Cell) -> list[tuple[str, frozenset[str], str]]:
+    """Of each output: its kind, its mime types, its text."""
+    return [
+        (kind, frozenset({"text"}), content["text"])
+        if kind == "stream"
+        else (kind, frozenset(content["data"]), content["data"]["text/plain"])
+        for kind, content in cell.outputs
+    ]
+
+
+SUMMARY = frozenset({"text/html", "text/plain"})
+ENDED = "Batch(30 ok, 1 failed of 31)"
+
+
+@pytest.mark.slice
+def test_the_panel_gives_way_to_the_summary(start: Start) -> None:
+    kernel = start(**WATCHED)
+    cell = kernel.run(MAP.replace("VIEW", "'auto'") + "frame = await run\nrun")
+    (kind, types, _), *updates = shown(cell)
+    assert (kind, types) == ("display_data", SUMMARY | {WIDGET})
+    assert updates  # and `run` as the last line adds nothing
+    assert {update[:2] for update in updates} == {("update_display_data", SUMMARY)}
+    assert updates[-1][2] == ENDED
+    [display_id] = {content["transient"]["display_id"] for _, content in cell.outputs}
+    assert display_id
+
+
+@pytest.mark.slice
+def test_what_a_background_batch_leaves_is_left_by_the_cell_that_waits_as_well(start: Start) -> None:
+    kernel = start(**WATCHED)
+    began = kernel.run(MAP.replace("VIEW", "'auto'"))
+    kernel.until(lambda: kernel.value("run.finished"))
+    [(first, types, _), *_] = shown(began)
+    assert (first, types) == ("display_data", SUMMARY | {WIDGET})
+    waits = kernel.run("frame = await run")
+    assert shown(waits) == [("update_display_data", SUMMARY, ENDED)]
+    assert waits.outputs[0][1]["transient"] == began.outputs[0][1]["transient"]  # in the place of the panel
+
+
+def test_a_batch_that_goes_on_again_has_its_panel_back(start: Start) -> None:
+    kernel = start(**WATCHED)
+    kernel.run(HOLD + "go_on.set(); await run; None")
+    cell = kernel.run("go_on.clear(); run.retry_failed(); await asyncio.sleep(0.3); go_on.set(); await run; None")
+    kinds = [types for kind, types, _ in shown(cell) if kind == "update_display_data"]
+    assert kinds[0] == SUMMARY | {WIDGET}
+    assert kinds[-1] == SUMMARY
+
+
+def test_a_later_cell_opens_the_panel_in_the_place_of_a_summary(start: Start) -> None:
+    kernel = start(**WATCHED)
+    kernel.run(MAP.replace("VIEW", "'auto'") + "await run")
+    [(kind, content)] = kernel.run("run").outputs
+    assert (kind, content["data"]["text/plain"]) == ("display_data", ENDED)
+    key = re.search(r'data-ceylon-panel="(\w+)"', content["data"]["text/html"])
+    assert key
+    assert WIDGET not in content["data"]  # what is saved needs no kernel
+    assert kernel.value("[run.panel.key, run.panel.placeholder]") == [key[1], True]
+
+
+def test_a_later_cell_of_a_batch_that_runs_shows_the_same_panel(start: Start) -> None:
+    kernel = start(**WATCHED)
+    first = kernel.run(HOLD)
+    second = kernel.run("run")
+    models = {cell.outputs[0][1]["data"][WIDGET]["model_id"] for cell in (first, second)}
+    assert len(models) == 1
+    places = {cell.outputs[0][1]["transient"]["display_id"] for cell in (first, second)}
+    assert len(places) == 2
+    ends = kernel.run("go_on.set(); await run; None")
+    assert {content["transient"]["display_id"] for _, content in ends.outputs} == places
+
+
+@pytest.mark.slice
+@pytest.mark.parametrize("view", ["'auto'", "'static'"])
+def test_where_nobody_watches_the_cell_that_waits_shows_the_summary(start: Start, view: str) -> None:
+    kernel = start()
+    assert shown(kernel.run(MAP.replace("VIEW", view))) == []
+    assert shown(kernel.run("frame = await run\nrun")) == [("display_data", SUMMARY, ENDED)]  # once
+    assert shown(kernel.run("frame = await run")) == []
+    assert shown(kernel.run("run.retry_failed(); frame = await run")) == []  # nothing else came of it
+    [(kind, content)] = kernel.run("run").outputs
+    assert (kind, content["data"]["text/plain"]) == ("display_data", ENDED)
+    assert "data-ceylon-panel" not in content["data"]["text/html"]
+    iterated = kernel.run(MAP.replace("VIEW", view) + "async for answer in run: pass")
+    assert shown(iterated) == [("display_data", SUMMARY, ENDED)]
+
+
+@pytest.mark.parametrize("environment", [WATCHED, {}])
+def test_shown_by_nobody(start: Start, environment: dict[str, str]) -> None:
+    kernel = start(**environment)
+    assert shown(kernel.run(MAP.replace("VIEW", "None") + "await run; None")) == []
+    assert shown(kernel.run("run"))[0][1] == SUMMARY  # asked for
+    kernel = start(CEYLON_NB_VIEW="off", **environment)
+    assert shown(kernel.run(MAP.replace("VIEW", "'auto'") + "await run; None")) == []
+    assert kernel.run("run").result == ENDED
+
+
+def test_an_interrupted_batch_leaves_a_summary_and_the_one_line(start: Start) -> None:
+    kernel = start()
+    cell = kernel.begin(
+        MAP.replace("VIEW", "'auto'")
+        .replace('"demo::instant"', "forever")
+        .replace("run =", "import asyncio\nasync def forever(messages): await asyncio.Event().wait()\nrun =")
+        + "await run"
+    )
+    kernel.until(lambda: cell.busy)
+    kernel.listen(0.5)
+    kernel.interrupt()
+    cell.wait()
+    (_, content), (kind, error) = cell.outputs
+    assert set(content["data"]) == SUMMARY
+    assert content["data"]["text/plain"] == "Batch(0 ok, 8 cancelled of 31, cancelled)"
+    assert (kind, error["traceback"][0].startswith("Interrupted: 0 of 31 answers")) == ("error", True)
+
+
+@pytest.mark.slice
+def test_a_view_that_cannot_draw_never_touches_the_run(start: Start) -> None:
+    kernel = start(**WATCHED)
+    cell = kernel.run(
+        "import ceylon_nb.views.cell\ndef broken(*_): raise RuntimeError('cannot draw')\n"
+        "ceylon_nb.views.cell.bundle = broken\n" + MAP.replace("VIEW", "'auto'") + "frame = await run\nrun"
+    )
+    assert cell.status == "ok"
+    assert "cannot draw" in cell.text
+    assert cell.result == ENDED
+
+
+COLLECTED = """
+import gc, weakref
+from ipywidgets.widgets import widget
+ref = weakref.ref(run); shown = run.panel
+In.clear(); Out.clear(); del run; _ = __ = ___ = _i = None
+await asyncio.sleep(0); gc.collect(); await asyncio.sleep(0.05)
+print(ref() is None, shown.comm is None)
+"""
+
+
+def test_a_panel_does_not_keep_its_batch(start: Start) -> None:
+    kernel = start(**WATCHED)
+    kernel.run("import asyncio\n" + MAP.replace("VIEW", "'auto'") + "frame = await run")
+    assert kernel.run(COLLECTED).text == "True True\n"
+
+
+AS_COMPLETED = """
+import asyncio
+from ceylon_nb import as_completed
+async def work(n):
+    await asyncio.sleep(n / 100)
+    if n == 2: raise ValueError("two")
+    return n
+async for task in as_completed({asyncio.create_task(work(n)): f"question {n}" for n in range(4)}, panel=True):
+    pass
+"""
+
+
+@pytest.mark.parametrize("environment", [WATCHED, {}])
+def test_tasks_of_the_user(start: Start, environment: dict[str, str]) -> None:
+    cell = start(**environment).run(AS_COMPLETED)
+    assert cell.status == "ok", cell.traceback
+    kind, content = cell.outputs[-1]
+    assert kind == ("update_display_data" if environment else "display_data")
+    assert content["data"]["text/plain"] == "Tasks(3 ok, 1 failed of 4)"
+    assert "question 3" in content["data"]["text/html"]
+    assert "run." not in content["data"]["text/html"]
+    assert (WIDGET in cell.outputs[0][1]["data"]) == bool(environment)
+
+
+def test_a_reply_as_the_last_line_shows_its_text(start: Start) -> None:
+    code = "from ceylon_nb import LlmAgent\nawait LlmAgent('a', 'demo::instant').send_message('What is AI?')"
+    assert start().run(code).result.startswith("AI is")
+
+
+def test_the_panel_is_a_widget_like_any_other(start: Start) -> None:
+    kernel: Kernel = start()
+    cell = kernel.run(MAP.replace("VIEW", "None") + "from ipywidgets import VBox\nVBox([run.panel] * 2)")
+    assert cell.status == "ok", cell.traceback
+    assert kernel.value("run.panel is run.panel")
