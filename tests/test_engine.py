@@ -2364,7 +2364,7 @@ def test_summary_and_names():
         ({"deadline": 0}, "deadline is a number above 0, not 0."),
         ({"timeout": -1}, "timeout is a number above 0, not -1."),
         ({"max_per_minute": "60"}, "max_per_minute is a number above 0, not '60'."),
-        ({"view": "wide"}, "view is one of auto, panel, static, terminal, None or a function of the batch, not 'wide'."),
+        ({"view": 1}, "view is one of auto, panel, static, terminal, None or a function of the batch, not 1."),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_before_anything_is_called(options, sentence):

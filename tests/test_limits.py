@@ -424,3 +424,27 @@ def test_the_rate_holds_over_two_agents_and_two_loops(model_server: ModelServer)
     assert times[-1] - began >= 11 * spacing(rate)
     assert all(later - sooner < 1 for sooner, later in pairwise(times))
     assert threading.active_count() < 20
+
+
+# -- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def test_cool_downs_are_remembered_each_once_and_not_for_ever():
+    clock = Clock(0.0)
+    clocks = Endpoint(now=clock)
+    assert clocks.holds() == []
+    clocks.hold_off(10, "the server said 429")
+    clock.now = 5
+    clocks.hold_off(2, "too short to count")
+    clocks.hold_off(10, "the server said 503")
+    [(began, until, why)] = clocks.holds()
+    assert (began, why) == (0, "the server said 503")
+    assert 15 <= until <= 15 + JITTER
+    clock.now = 100
+    clocks.hold_off(1, "another")
+    assert [began for began, _, _ in clocks.holds()] == [0, 100]
+    for at in range(2 * limits.REMEMBERED):
+        clock.now = 200 + 10 * at
+        clocks.hold_off(1)
+    assert len(clocks.holds()) == limits.REMEMBERED
+    assert clocks.holds()[-1][0] == clock.now

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ceylon_nb import as_completed
+from ceylon_nb.taskrun import TaskRun
 
 
 class Gates:
@@ -560,3 +561,82 @@ def test_one_by_one_is_linear_too(complaints):
         assert time.process_time() - began < 1.5
 
     run(main(), complaints)
+
+
+# -- seen as a batch is ----------------------------------------------------------------------------------------------
+
+
+def test_tasks_as_views_see_them():
+    async def main():
+        go_on = asyncio.Event()
+
+        async def work(item):
+            await go_on.wait()
+            return 12 / item
+
+        class Abort(BaseException):
+            pass
+
+        async def abort():
+            raise Abort
+
+        tasks = {asyncio.create_task(work(item)): f"12 / {item}" for item in (3, 0, 4)}
+        futures = [*tasks, asyncio.create_task(abort(), name="an abort")]
+        run = TaskRun(futures, tasks)
+        heard = []
+        run.subscribe(lambda run: heard.append(run.counts))
+        ended = []
+        run.at_end(ended.append)
+        assert (run.title, run.subtitle, run.state, repr(run)) == (
+            "4 tasks", "abort, work", "running", "Tasks(0 ok, 4 in flight of 4)",
+        )  # fmt: skip
+        assert [run.question(at) for at in range(4)] == ["12 / 3", "12 / 0", "12 / 4", "an abort"]
+        assert len(run.flights) == 4
+        assert run.controls == {"cancel"}
+        futures[2].cancel()
+        go_on.set()
+        await asyncio.wait(futures)
+        assert run.row(0).reply == 4.0
+        assert isinstance(run.row(1).error, ZeroDivisionError)
+        assert run.row(2).status == "cancelled"
+        assert "Abort" in str(run.row(3).error)
+        run.leave()
+        assert (repr(run), run.state) == ("Tasks(1 ok, 2 failed, 1 cancelled of 4)", "cancelled")
+        assert (run.finished, run.controls, ended) == (True, frozenset(), [run])
+        assert heard[-1]["ok"] == 1
+        elapsed = run.elapsed
+        await asyncio.sleep(0.01)
+        assert run.elapsed == elapsed
+        assert list(run.trace.spans().kind).count(1) == 2
+
+    asyncio.run(main())
+
+
+def test_cancel_of_all_of_them_cancels_each_once():
+    async def main():
+        async def wait():
+            await asyncio.Event().wait()
+
+        tasks = [asyncio.create_task(wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        run = TaskRun(tasks, None)
+        run.cancel()
+        run.cancel()
+        assert [task.cancelling() for task in tasks] == [1, 1, 1]
+        await asyncio.wait(tasks)
+        run.leave()
+        assert run.state == "cancelled"
+        assert run.question(0) == tasks[0].get_name()
+
+    asyncio.run(main())
+
+
+def test_a_panel_of_tasks_where_there_is_no_notebook():
+    async def main():
+        async def work(item):
+            return item
+
+        seen = [task.result() async for task in as_completed([work(1), work(2)], panel=True)]
+        assert sorted(seen) == [1, 2]
+
+    asyncio.run(main())

@@ -104,6 +104,7 @@ class Feed:
         self.fresh = self._collect(run)
         head = self._head(run, now, deaf=deaf)
         flights = sorted(run.flights, key=_began, reverse=True)
+        unasked = [flight.position for flight in flights[:LIVE]] if deaf else []  # nobody can ask for them
         events = self._events[self.cursor : self.cursor + EVENTS]
         content = {
             "type": "update",
@@ -112,7 +113,7 @@ class Feed:
             "count": len(events),
             "events": len(self._events),
             "live": [self._live(run, flight, now, held=head["hold"] is not None) for flight in flights[:LIVE]],
-            "rows": self.previews(run, self._newest),
+            "rows": self.previews(run, [*self._newest, *unasked]),
             "time": self._time(run, now, flights),
         }
         self.cursor += len(events)

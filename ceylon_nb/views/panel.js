@@ -534,28 +534,38 @@ class Table {
     this.view.ask();
   }
 
-  // The row that must not move while rows arrive above it: what somebody reads.
-  anchor() {
-    const open = this.view.detail.position;
+  // The rows that must not move while others arrive above them: what somebody reads, each with its place in sight.
+  anchors() {
+    const { scroll, listing } = this;
     const focused = this.grid.getRootNode().activeElement === this.grid;
-    const first = Math.ceil(this.scroll.top / ROW);
-    const last = Math.floor((this.scroll.top + this.scroll.view) / ROW) - 1;
-    const held = open ?? (focused ? this.active : null);
-    const at = held === null ? -1 : this.listing.indexOf(held);
-    if (at >= first && at <= last) return { position: held, offset: at * ROW - this.scroll.top };
-    if (this.scroll.top < 1 || first >= this.listing.length) return null;
-    return { position: this.listing.at(first), offset: first * ROW - this.scroll.top };
+    const first = Math.ceil(scroll.top / ROW);
+    const last = Math.min(listing.length, Math.floor((scroll.top + scroll.view) / ROW)) - 1;
+    const anchor = (index) => ({ position: listing.at(index), offset: index * ROW - scroll.top });
+    const held = this.view.detail.position ?? (focused ? this.active : null);
+    const at = held === null ? -1 : listing.indexOf(held);
+    if (at >= first && at <= last) return [anchor(at)];
+    if (scroll.top < 1) return [];
+    return Array.from({ length: Math.max(0, Math.min(5, last - first + 1)) }, (_, i) => anchor(first + i));
+  }
+
+  // Where most of them went: one that is asked again goes to the top, and nobody wants to follow it.
+  hold(anchors) {
+    const tops = [];
+    for (const { position, offset } of anchors) {
+      const index = this.listing.indexOf(position);
+      if (index >= 0) tops.push(index * ROW - offset);
+    }
+    if (tops.length) this.scroll.to(tops.sort((one, other) => one - other)[tops.length >> 1]);
   }
 
   paint() {
     this.scroll.moved(); // the event may come after this frame
-    const anchor = this.jump ? null : this.anchor();
+    const anchors = this.jump ? [] : this.anchors();
     this.jump = false;
     if (!this.listing.refresh()) this.view.askLater();
     const height = this.view.tableHeight;
     this.scroll.measure(this.listing.length, height);
-    const index = anchor ? this.listing.indexOf(anchor.position) : -1;
-    if (index >= 0) this.scroll.to(index * ROW - anchor.offset);
+    this.hold(anchors);
     this.scroll.settle();
     this.layRows(height);
     this.paintEdges();

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..trace import CANCELLED, FAILED, LIMITED, OK, RETRIED, Trace
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Text
     from numpy.typing import NDArray
+
+    from .watched import Watched
 
     Numbers = NDArray[np.float64]
 
@@ -73,26 +75,6 @@ STYLE: dict[Any, Any] = {
     "ytick.color": DARK,
     "ytick.labelsize": 8,
 }
-
-
-class Drawable(Protocol):
-    """What a figure is made of: a `Batch`, or what looks like one."""
-
-    title: str
-    subtitle: str
-
-    @property
-    def trace(self) -> Trace: ...  # noqa: D102
-    @property
-    def counts(self) -> dict[str, int]: ...  # noqa: D102
-    @property
-    def total(self) -> int | None: ...  # noqa: D102
-    @property
-    def elapsed(self) -> float: ...  # noqa: D102
-    @property
-    def from_store(self) -> int: ...  # noqa: D102
-    @property
-    def holds(self) -> list[tuple[float, float, str]]: ...  # noqa: D102
 
 
 class RunFigure(Figure):
@@ -153,7 +135,7 @@ def _before(moments: Numbers, edges: Numbers) -> Numbers:
     return seconds
 
 
-def draw(run: Drawable) -> RunFigure:
+def draw(run: Watched) -> RunFigure:
     """Draw what has ended so far.
 
     Parameters
@@ -184,7 +166,7 @@ def draw(run: Drawable) -> RunFigure:
         return figure
 
 
-def _empty(run: Drawable) -> RunFigure:
+def _empty(run: Watched) -> RunFigure:
     figure, [axes] = _sheet([(0.6, 0.75)], foot=0.1)
     if run.counts["in flight"]:
         said = "No request has ended yet."
@@ -363,7 +345,7 @@ def _seconds(value: float) -> str:
 # -- texts -----------------------------------------------------------------------------------------------------------
 
 
-def _write_head(figure: RunFigure, run: Drawable) -> None:
+def _write_head(figure: RunFigure, run: Watched) -> None:
     """What ran, on what, and how it went; what others wrote is text, never mathematics."""
     height = figure.get_size_inches()[1]
     _write(figure, run.title, 1 - 0.16 / height, size=12, weight="bold")

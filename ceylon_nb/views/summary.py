@@ -117,8 +117,8 @@ def _positions(run: Watched) -> list[int]:
 
 def _table(run: Watched, positions: list[int]) -> str:
     heads = "".join(
-        f'<th scope="col" style="{_CELL};font-weight:600;{_QUIET}">{name}</th>'
-        for name in ("row", "status", "asked", "answer")
+        f'<th scope="col" style="{_CELL};font-weight:600;{_QUIET};width:{width}">{name}</th>'
+        for name, width in (("row", "1%"), ("status", "1%"), ("asked", "40%"), ("answer", "58%"))
     )
     rows = "".join(_row(run.row(position), run.question(position)) for position in positions)
     return (
@@ -135,7 +135,7 @@ def _row(answer: Answer, question: str) -> str:
     dot = f'<span aria-hidden="true" style="color:{_TONES.get(answer.status, _IDLE)}">●</span>'
     wrapped = f"{_CELL};overflow-wrap:anywhere"
     return (
-        f'<tr style="{_LINE}"><th scope="row" style="{wrapped};font-weight:400;{_NUMBER};{_QUIET}">'
+        f'<tr style="{_LINE}"><th scope="row" style="{wrapped};font-weight:400;{_NUMBER};{_QUIET};min-width:3em">'
         f"{inline(answer.index, 40)}</th>"
         f'<td style="{_CELL};white-space:nowrap">{dot} {answer.status}</td>'
         f'<td style="{wrapped};{_QUIET}">{inline(question)}</td><td style="{wrapped}">{said}</td></tr>'
@@ -165,7 +165,7 @@ def _failures(run: Watched) -> str:
         counted += f" · {others:,} others"
     error = run.row(first).error if run.rows.keeps and first >= 0 and run.error is None else None
     advice = f'<div style="{_QUIET}">{inline(_said(error), 400)}</div>' if error is not None else ""
-    again = f" · <code>{run.handle}.retry_failed()</code> asks for them again" if run.handle else ""
+    again = f" · {_code(run, 'retry_failed()')} asks for them again" if "retry" in run.controls else ""
     return f"{counted}{again}{advice}"
 
 

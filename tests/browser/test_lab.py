@@ -15,6 +15,8 @@ from playwright.sync_api import Page, expect
 
 from ceylon_nb.testing import ModelServer
 
+from .notebooks import write
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 ERRORS = """() => window.jupyterapp.shell.currentWidget.model.toJSON().cells
@@ -52,59 +54,51 @@ async def hold(messages):
     await go_on.wait()
     return "noted"
 run = LlmAgent("clerk", hold).map(["a"] * 40, "Note: {}", max_at_once=10)
-run"""
+"""
 
 
-def write(path: Path, sources: list[str]) -> None:
-    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
-    notebook = {
-        "cells": [{**cell, "id": f"c{at}", "source": source} for at, source in enumerate(sources)],
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-    path.write_text(json.dumps(notebook))
-
-
-def test_the_line_in_the_cell(lab: Any, page: Page, screenshot: Any) -> None:
-    sources = [BEGIN, "print('another cell')", "go_on.set(); frame = await run", "run"]
-    write(lab.root / "line.ipynb", sources)
-    lab.open(page, "line.ipynb")
-
-    page.locator(".jp-CodeCell .cm-content").nth(0).click()
+def press(page: Page, cell: int) -> None:
+    """Run a cell as a person does."""
+    page.locator(".jp-CodeCell .cm-content").nth(cell).click()
     page.keyboard.press("Shift+Enter")
-    expect(outputs(page, 0)).to_have_count(1)  # the line; `run` as the last line adds nothing
-    expect(outputs(page, 0)).to_contain_text("Note: {} · 0 of 40 · 10 in flight")
-    page.keyboard.press("Shift+Enter")
+
+
+def test_a_batch_in_its_cell(lab: Any, page: Page, screenshot: Any) -> None:
+    sources = [f"{BEGIN}run", "print('another cell')", "go_on.set(); frame = await run", "run"]
+    write(lab.root / "cell.ipynb", sources)
+    lab.open(page, "cell.ipynb")
+
+    press(page, 0)
+    expect(outputs(page, 0)).to_have_count(1)  # the panel; `run` as the last line adds nothing
+    expect(outputs(page, 0)).to_contain_text("0 of 40")
+    expect(outputs(page, 0).locator(".ceylon-count-flying")).to_have_text("10")
+    press(page, 1)
     expect(outputs(page, 1)).to_have_text("another cell")
     screenshot("running")
-    page.keyboard.press("Shift+Enter")
-    expect(outputs(page, 0)).to_contain_text(re.compile(r"40 of 40 · done in"))
+    press(page, 2)
+    expect(outputs(page, 0)).to_contain_text("40 answers of 40")
+    expect(outputs(page, 0)).to_have_count(1)
     expect(outputs(page, 1)).to_have_text("another cell")
-    page.keyboard.press("Shift+Enter")
-    expect(outputs(page, 3)).to_have_count(1)  # later, the line again
-    expect(outputs(page, 3)).to_contain_text("40 of 40")
+    press(page, 3)
+    expect(outputs(page, 3)).to_have_count(1)  # later, the panel again
+    expect(outputs(page, 3).locator(".ceylon-count-done")).to_have_text("40")
     screenshot("done")
 
 
 def test_stop(lab: Any, page: Page, screenshot: Any) -> None:
     """■ of the toolbar: one line, and the notebook goes on."""
-    write(
-        lab.root / "stop.ipynb",
-        [BEGIN.removesuffix("run"), "frame = await run", "go_on.set(); run.resume(); await run; run"],
-    )
+    write(lab.root / "stop.ipynb", [BEGIN, "frame = await run", "go_on.set(); run.resume(); await run; run"])
     lab.open(page, "stop.ipynb")
-    page.locator(".jp-CodeCell .cm-content").nth(0).click()
-    page.keyboard.press("Shift+Enter")
-    expect(outputs(page, 0)).to_contain_text("10 in flight")
-    page.keyboard.press("Shift+Enter")
+    press(page, 0)
+    expect(outputs(page, 0).locator(".ceylon-count-flying")).to_have_text("10")
+    press(page, 1)
     expect(page.locator(".jp-CodeCell .jp-InputArea-prompt").nth(1)).to_have_text("[*]:")
     page.get_by_role("button", name="Interrupt the kernel").click()
     expect(outputs(page, 1)).to_have_text("Interrupted: 0 of 40 answers are in run.frame; run.resume() goes on.")
-    expect(outputs(page, 0)).to_contain_text("0 of 40 · 10 cancelled · cancelled in")
-    page.locator(".jp-CodeCell .cm-content").nth(2).click()
-    page.keyboard.press("Shift+Enter")
-    expect(outputs(page, 2)).to_contain_text("40 of 40 · done in")
+    expect(outputs(page, 0)).to_contain_text("cancelled at 0 of 40")
+    press(page, 2)
+    expect(outputs(page, 0)).to_contain_text("40 answers of 40")
+    expect(outputs(page, 2)).to_contain_text("40")
     screenshot("done")
 
 
@@ -120,10 +114,11 @@ run = agent.map([f"Review {{n}}" for n in range(100)], "Note: {{}}", name="a hun
     write(lab.root / "dies.ipynb", sources)
     lab.open(page, "dies.ipynb")
 
-    page.locator(".jp-CodeCell .cm-content").nth(0).click()
-    page.keyboard.press("Shift+Enter")
-    expect(outputs(page, 0)).to_contain_text("a hundred · 30 of 100 · 8 in flight")
-    page.keyboard.press("Shift+Enter")
+    press(page, 0)
+    expect(outputs(page, 0).locator(".ceylon-title")).to_have_text("a hundred")
+    expect(outputs(page, 0).locator(".ceylon-count-done")).to_have_text("30")
+    expect(outputs(page, 0).locator(".ceylon-count-flying")).to_have_text("8")
+    press(page, 1)
     expect(outputs(page, 1)).to_have_text(re.compile(r"^\d+\s*$"))
     os.kill(int(outputs(page, 1).inner_text()), signal.SIGKILL)
     model_server.wait_for(lambda seen: seen.aborted == 8)
@@ -131,15 +126,15 @@ run = agent.map([f"Review {{n}}" for n in range(100)], "Note: {{}}", name="a hun
     page.wait_for_function(
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"
     )
+    expect(outputs(page, 0)).to_contain_text("Disconnected")
 
     model_server.latency = 0.0
-    page.locator(".jp-CodeCell .cm-content").nth(0).click()
-    page.keyboard.press("Shift+Enter")
-    expect(outputs(page, 0)).to_contain_text("a hundred · 30 from the store; fresh=True asks anew · 100 of 100 · done")
-    page.locator(".jp-CodeCell .cm-content").nth(2).click()
-    page.keyboard.press("Shift+Enter")
+    press(page, 0)
+    expect(outputs(page, 0)).to_contain_text("100 answers of 100 · a hundred · clerk")
+    expect(outputs(page, 0)).to_contain_text("30 from the store")
+    press(page, 2)
     expect(outputs(page, 2)).to_contain_text("a hundred")
-    page.keyboard.press("Shift+Enter")
+    press(page, 3)
     expect(outputs(page, 3)).to_contain_text("noted")
     screenshot("done")
     assert model_server.received == 100 + 8

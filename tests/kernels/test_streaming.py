@@ -38,20 +38,27 @@ def shown(cell: Cell) -> list[tuple[str, dict[str, str]]]:
     return [(kind, content.get("data", content)) for kind, content in cell.outputs]
 
 
-def displays(*cells: Cell) -> dict[str, list[dict[str, str]]]:
-    """What each display of some cells showed, one after the other. An update may come from any cell."""
+def displays(cell: Cell, *later: Cell) -> dict[str, list[dict[str, str]]]:
+    """What each display showed, one after the other; `cell` put out nothing else.
+
+    An update may come as a later cell's: it is found by the display's id.
+    """
+    assert {kind for kind, _ in cell.outputs} <= {"display_data", "update_display_data"}
     found: dict[str, list[dict[str, str]]] = {}
-    outputs = [output for cell in cells for output in cell.outputs]
-    for kind, content in sorted(outputs, key=lambda output: output[0]):
-        assert kind in ("display_data", "update_display_data"), content
-        name = content["transient"]["display_id"]
-        assert (kind == "display_data") == (name not in found)
-        found.setdefault(name, []).append(content["data"])
+    for each in (cell, *later):
+        for kind, content in each.outputs:
+            if kind == "display_data":
+                found[content["transient"]["display_id"]] = [content["data"]]
+    for each in (cell, *later):
+        for kind, content in each.outputs:
+            if kind == "update_display_data":
+                found[content["transient"]["display_id"]].append(content["data"])
     return found
 
 
-def has_ended(cell: Cell) -> bool:
-    return bool(cell.outputs) and END in shown(cell)[-1][1].get("text/html", "")
+def ends(*cells: Cell) -> int:
+    """How often they showed the end."""
+    return str([cell.outputs for cell in cells]).count(END)
 
 
 def grew(bundles: list[dict[str, str]]) -> None:
@@ -69,10 +76,11 @@ def grew(bundles: list[dict[str, str]]) -> None:
 
 def test_as_the_last_line_it_grows_while_the_kernel_is_free(watched: Kernel, server: ModelServer) -> None:
     cell = watched.run("agent.stream('a')")
-    assert not has_ended(cell)
-    assert watched.run("1 + 1").result == "2"
-    watched.until(lambda: has_ended(cell))
-    [bundles] = displays(cell).values()
+    assert not ends(cell)
+    other = watched.run("1 + 1")
+    assert other.result == "2"
+    watched.until(lambda: ends(cell, other))
+    [bundles] = displays(cell, other).values()
     assert bundles[0]["text/plain"] == "…"
     grew(bundles)
     assert server.received == 1
@@ -97,7 +105,7 @@ def test_shown_while_somebody_reads(watched: Kernel, server: ModelServer, code: 
 def test_shown_again_while_it_grows_and_when_it_has_ended(watched: Kernel, server: ModelServer) -> None:
     first = watched.run("stream = agent.stream('a')\nstream")
     second = watched.run("stream")
-    watched.until(lambda: str([*first.outputs, *second.outputs]).count(END) == 2)
+    watched.until(lambda: ends(first, second) == 2)
     one, other = displays(first, second).values()
     grew(one)
     grew(other)
@@ -110,9 +118,11 @@ def test_what_the_view_has_read_can_be_read(watched: Kernel, server: ModelServer
     """And the cell that waits for it puts out the end itself, as nobody knows what becomes of the background's."""
     cell = watched.run("stream = agent.stream('a')\nstream")
     reading = watched.run("reply = await stream; texts = [text async for text in stream]")
+    assert ends(cell, reading) == 2
+    assert shown(reading)[-1][0] == "update_display_data"
+    [bundles] = displays(cell, reading).values()
+    assert bundles[-1] == bundles[-2]
     assert watched.value("[reply, ''.join(texts)]") == [STORY, STORY]
-    [(kind, bundle)] = shown(reading)
-    assert (kind, bundle) == ("update_display_data", shown(cell)[-1][1])
     assert server.received == 1
 
 
@@ -200,12 +210,12 @@ def test_what_goes_to_the_browser_stays_within_bounds(start: Start, server: Mode
     began = time.monotonic()
     cell = kernel.run("reply = await agent.stream('a').show()")
     seconds = time.monotonic() - began
-    *growing, end = [content for _, content in cell.outputs]
-    sizes = [len(json.dumps(content["data"], ensure_ascii=False).encode()) for content in growing]
+    [bundles] = displays(cell).values()
+    sizes = [len(json.dumps(bundle, ensure_ascii=False).encode()) for bundle in bundles]
     assert seconds > 3
     assert 5 < len(sizes) <= 1 + seconds * 10
     assert sum(sizes) <= seconds * 300_000
-    assert end["data"]["text/plain"] == server.reply
+    assert bundles[-1]["text/plain"] == server.reply
 
 
 def test_a_view_that_fails_never_touches_the_stream(watched: Kernel, server: ModelServer) -> None:
