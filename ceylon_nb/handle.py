@@ -233,8 +233,15 @@ class Batch:
 
     def question(self, position: int) -> str:
         """What is asked about a row, as text; whatever is wrong with the item."""
+        return self._shown(self._work.describe, position)
+
+    def gist(self, position: int) -> str:
+        """The part of it that tells the row from others."""
+        return self._shown(self._work.gist, position)
+
+    def _shown(self, describe: Callable[[Any], str], position: int) -> str:
         try:
-            return self._work.describe(self._source.item(position))
+            return describe(self._source.item(position))
         except Exception as error:  # noqa: BLE001 - the row's own error says so; this is only shown
             return f"({type(error).__name__}: {error})"
 

@@ -108,6 +108,8 @@ class TaskRun:
             return sendable(str(self._asked[future]))
         return future.get_name() if isinstance(future, asyncio.Task) else type(future).__name__
 
+    gist = question
+
     def heard(self, flight: Flight, length: int) -> str:
         """Nothing: what a task says comes at its end."""
         return ""

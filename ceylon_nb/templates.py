@@ -84,9 +84,25 @@ class Template:
         """
         if self._call is not None:
             return self._call(item)
-        if len(self._fields) == 1 and self._fields[0] == ("", "", "", None):
+        if self._is_whole:
             return _whole(item)
         return "".join(before + self._cell(item, name, spec, how) for before, name, spec, how in self._fields)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether it is the item itself, text or messages."""
+        return len(self._fields) == 1 and self._fields[0] == ("", "", "", None)
+
+    def gist(self, item: Any) -> Prompt:
+        """What tells this item's prompt from the others: the cells alone.
+
+        Raises
+        ------
+        InvalidItem
+            As `__call__`.
+        """
+        cells = [self._cell(item, name, spec, how) for _, name, spec, how in self._fields if name is not None]
+        return " · ".join(cells) if cells and not self._is_whole else self(item)
 
     def _cell(self, item: Any, name: str | None, spec: str, conversion: str | None) -> str:
         if name is None:

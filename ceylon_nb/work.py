@@ -33,8 +33,8 @@ class Work:
         What the questions have in common; None if they are not to be stored.
     identify : callable or None
         What a question is known by.
-    describe : callable
-        What is asked about an item, as text to be shown.
+    describe, gist : callable
+        What is asked about an item, as text to be shown; and the part of it that no other item has.
     hide : callable
         The same text without keys.
     endpoint : Endpoint or None
@@ -49,6 +49,7 @@ class Work:
     family: Family | None = None
     identify: Callable[[Any], Question] | None = None
     describe: Callable[[Any], str] = str
+    gist: Callable[[Any], str] = str
     hide: Callable[[str], str] = str
     endpoint: Endpoint | None = None
 

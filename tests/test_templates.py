@@ -283,3 +283,14 @@ def test_empty_cells_of_a_table():
         }
     )
     assert prompts(table, "{text}|{n}|{t:%Y}|{i}|{c}") == ["a|1.5|2024|1|x", "||||"]
+
+
+def test_the_gist_is_the_cells_alone():
+    rows = frames.source(pd.DataFrame({"text": ["<b>good", None], "stars": [3.5, 1.0]}))
+    template = Template("Classify: {text} ({stars:.0f} stars)", rows)
+    assert template.gist(rows.item(0)) == "<b>good · 4"
+    assert template.gist(rows.item(1)) == " · 1"
+    assert Template("Classify: {}", frames.source(["a"])).gist("a") == "a"
+    assert Template("Say hello", frames.source(["a"])).gist("a") == "Say hello"
+    assert Template(None, frames.source(["a"])).gist("a") == "a"
+    assert Template(lambda item: f"{item}?", frames.source(["a"])).gist("a") == "a?"

@@ -21,7 +21,7 @@ from ..urls import whereabouts
 from ..work import Storing, Work
 from . import models
 from .caller import Caller, Options, Settings
-from .stream import Stream as Stream
+from .stream import Stream
 
 if TYPE_CHECKING:
     from ..http import Transport
@@ -253,6 +253,7 @@ class LlmAgent:
             family=family if isinstance(self._model, str) or store != "auto" else None,
             identify=lambda request: family.asks_messages(request.messages, said_before),
             describe=lambda item: as_text(prompt_of(item)),
+            gist=lambda item: as_text(prompt_of.gist(item)),
             hide=caller.hide,
             endpoint=caller.endpoint,
         )

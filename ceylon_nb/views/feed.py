@@ -37,8 +37,8 @@ EVENTS = 4000
 """Events in one message, at the most."""
 NEWEST = 30
 """Rows whose text is sent without being asked for, in one message."""
-LIVE = 24
-"""Rows in flight whose text is sent."""
+LIVE, OLDEST = 24, 4
+"""Rows in flight whose text is sent: the newest, and among them the oldest."""
 FLYING = 2000
 """Rows in flight whose position is."""
 TAIL = 200
@@ -70,6 +70,7 @@ class Feed:
         self._tally = [0] * 5
         self._read = 0
         self._newest: deque[int] = deque(maxlen=NEWEST)
+        self._told_flying: set[int] = set()
         self._kinds: dict[int, str] = {}
         self._failures: Counter[str] = Counter()
         self._tokens = 0
@@ -87,7 +88,7 @@ class Feed:
     def rewind(self, have: int) -> None:
         """Send again what comes after the first `have` events, and the whole timeline."""
         self.cursor = max(0, min(self.cursor, have, len(self._events)))
-        self._whole = True
+        self._whole, self._told_flying = True, set()
         self._newest.extend(position for position in self._last(NEWEST))
 
     def update(self, run: Watched, *, deaf: bool) -> Message:
@@ -104,7 +105,10 @@ class Feed:
         self.fresh = self._collect(run)
         head = self._head(run, now, deaf=deaf)
         flights = sorted(run.flights, key=_began, reverse=True)
-        unasked = [flight.position for flight in flights[:LIVE]] if deaf else []  # nobody can ask for them
+        live = flights if len(flights) <= LIVE else flights[: LIVE - OLDEST] + flights[-OLDEST:]
+        positions = {flight.position for flight in live}
+        unasked = sorted(positions - self._told_flying)  # they may fly too shortly to be asked for
+        self._told_flying = positions
         events = self._events[self.cursor : self.cursor + EVENTS]
         content = {
             "type": "update",
@@ -112,7 +116,7 @@ class Feed:
             "from": self.cursor,
             "count": len(events),
             "events": len(self._events),
-            "live": [self._live(run, flight, now, held=head["hold"] is not None) for flight in flights[:LIVE]],
+            "live": [self._live(run, flight, now, held=head["hold"] is not None) for flight in live],
             "rows": self.previews(run, [*self._newest, *unasked]),
             "time": self._time(run, now, flights),
         }
@@ -250,7 +254,7 @@ class Feed:
         return [
             position,
             _label(answer.index, position),
-            line(run.question(position)),
+            line(run.gist(position)),
             "" if said is None else line(said),
             answer.latency,
             answer.attempts,

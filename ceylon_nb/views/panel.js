@@ -8,6 +8,7 @@ const ROW = 26; // px, as in panel.css
 const TALLEST = 8e6; // px: browsers cut elements off somewhere above 16 million
 const EXACT = 1e6; // px at each end of a list taller than that where the scroll bar is exact
 const PREVIEWS = 20000;
+const FEW = 3; // rows in flight above those that are answered
 const CALM = 350; // ms between two changes of the order: rows that fly past cannot be read
 const DISCONNECTED = "Disconnected: the kernel was restarted. What was answered is on disk; run the cell again.";
 const DEAF = "This kernel hears no click until the cell has ended. ■ in the toolbar stops the cell.";
@@ -366,6 +367,7 @@ class Listing {
     const found = (p) => !this.found || this.found[p] === 1;
     this.top = this.show === "failed" ? new Uint32Array(0) : flying.filter(found);
     if (this.show === "flying") return;
+    if (this.show === "all" && logged) this.top = this.top.slice(-FEW); // a hundred would hide what is answered
     this.rest = grown(this.rest, this.count + logged - this.read);
     for (; this.read < logged; this.read++) {
       const p = log[this.read];
@@ -612,7 +614,7 @@ class Table {
     const said = this.said(status, preview, live);
     mark(row.node, "data-position", position);
     mark(row.node, "data-status", NAMES[status]);
-    mark(row.node, "data-kind", live?.[4] ? "held" : status === FLYING ? "flying" : null);
+    mark(row.node, "data-kind", live?.[4] ? "held" : live?.[3] ? "streaming" : null);
     mark(row.node, "aria-rowindex", index + 2);
     mark(row.node, "aria-selected", position === this.active);
     mark(row.dot, "aria-label", WORDS[status]);
@@ -835,7 +837,7 @@ class Timeline {
     const ticks = (value, from, to) => bins.map((bin, i) => (value(bin) ? `M${at(i)} ${from}V${to}` : "")).join("");
     const shapes = {
       flying: bins.length ? `M0 30L${area.join("").slice(1)}L${at(bins.length - 1)} 30Z` : "",
-      rate: rate.slice(0, ended ? undefined : -1).join(""),
+      rate: rate.slice(0, bins.length > 2 ? -1 : undefined).join(""), // the last bin is not full
       retries: ticks((bin) => bin[3], 0, 5),
       limited: ticks((bin) => bin[4], 0, 30),
       failures: ticks((bin) => bin[2], 25, 30),

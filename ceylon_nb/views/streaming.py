@@ -14,11 +14,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from IPython import get_ipython
 from IPython.display import DisplayHandle
 
 from ..errors import describe
-from ..kernel import in_kernel
+from ..kernel import in_kernel, this_cell
 from ..loop import clock
 from . import switched_off
 from .escaping import inline, line, plain, verbatim
@@ -31,18 +30,18 @@ if TYPE_CHECKING:
 PULSE = 0.125
 """Seconds, at least, between two updates: eight a second, and the last one when it comes."""
 
-RATE = 100_000
-"""Bytes a second of one text that grows; with those that come at the end it is less than thrice as many."""
+RATE = 150_000
+"""Bytes a second of what is shown again and again while it grows; what is new, and the end, come on top of that."""
 
-_shown_in: WeakKeyDictionary[Told, int] = WeakKeyDictionary()
-"""The number of the cell in which each stream was shown last."""
+_shown_in: WeakKeyDictionary[Told, str] = WeakKeyDictionary()
+"""The cell in which each stream was shown last."""
 
 
 def show(told: Told) -> bool:
     """Show a stream in this cell, once, from now on; False outside of a notebook, or if views are switched off."""
     if switched_off() or not in_kernel():
         return False
-    cell = get_ipython().execution_count
+    cell = this_cell()
     if _shown_in.get(told) != cell:
         _shown_in[told] = cell
         view = _View(watched=someone_watches())

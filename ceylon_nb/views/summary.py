@@ -120,7 +120,7 @@ def _table(run: Watched, positions: list[int]) -> str:
         f'<th scope="col" style="{_CELL};font-weight:600;{_QUIET};width:{width}">{name}</th>'
         for name, width in (("row", "1%"), ("status", "1%"), ("asked", "40%"), ("answer", "58%"))
     )
-    rows = "".join(_row(run.row(position), run.question(position)) for position in positions)
+    rows = "".join(_row(run.row(position), run.gist(position)) for position in positions)
     return (
         '<table aria-label="rows" style="border-collapse:collapse;width:100%;margin:6px 0 0;table-layout:auto">'
         f'<thead><tr style="background:none">{heads}</tr></thead><tbody>{rows}</tbody></table>'

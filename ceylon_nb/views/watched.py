@@ -53,6 +53,7 @@ class Watched(Protocol):
 
     def row(self, position: int) -> Answer: ...  # noqa: D102
     def question(self, position: int) -> str: ...  # noqa: D102
+    def gist(self, position: int) -> str: ...  # noqa: D102
     def heard(self, flight: Flight, length: int) -> str: ...  # noqa: D102
     def cancel(self) -> None: ...  # noqa: D102
     def subscribe(self, listener: Callable[[Any], object]) -> Callable[[], None]: ...  # noqa: D102

@@ -189,7 +189,7 @@ class Open(Protocol):
 def notebook(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Iterator[Open]:
     """Opens notebooks of a test's own in its window, which shows JupyterLab by then. In the end their kernels stop.
 
-    No script of ours may fail in the meantime.
+    In the meantime no script of ours may fail, and no view in the kernel, which would say so on stderr.
     """
     failures: list[str] = []
 
@@ -208,6 +208,8 @@ def notebook(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Iterator[O
         return book
 
     yield begin
+    said = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_text_contents()
+    failures += [text for text in said if "Traceback" in text]
     page.evaluate(CLEAR)
     page.remove_listener("pageerror", failed)
     assert not failures

@@ -159,23 +159,32 @@ None"""
 def test_in_a_stream(
     notebook: Open, model_server: ModelServer, setup: str, page: Page, tmp_path: Path, screenshot: Any
 ) -> None:
-    """While it grows, and as Markdown."""
+    """While it grows; as Markdown; and as the text that it is, where it is too long for that."""
     tap = Tap(model_server, said=60)
-    book = notebook(f"{setup}agent.stream('\\n\\n'.join(hostile))")
+    streams = ["agent.stream('# Title\\n\\n' + '\\n\\n'.join(hostile[:-1]))", "agent.stream(hostile[-1])"]
+    book = notebook(setup + streams[0], streams[1])
     book.run(0)
-    expect(book.outputs(0)).to_contain_text(IMAGE)
+    expect(book.outputs(0)).to_contain_text(f"# Title\n\n{IMAGE}")
     screenshot("growing")
     harmless(page, book.outputs(0))
     tap.let(1)
-    expect(book.outputs(0)).to_contain_text("five")
-    for name, text in HOSTILE.items():
-        expect(book.outputs(0)).to_contain_text(SEEN.get(name, text))
+    expect(book.outputs(0).locator("h1")).to_have_text("Title")
+    decoded = "<b> &amp; <script>"  # as Markdown has it
+    for name, text in list(HOSTILE.items())[:-1]:
+        expect(book.outputs(0)).to_contain_text(decoded if name == "entities" else SEEN.get(name, text))
     screenshot("markdown")
     harmless(page, book.outputs(0))
+    tap.let(1)
+    book.run(1)
+    expect(book.outputs(1)).to_contain_text("W" * 1_000_000)
+    harmless(page, book.outputs(0), book.outputs(1))
     book.save()
+
     html = tmp_path / "exported.html"
     html.write_text(exported(book.path))
     with page.context.new_page() as reader:
         reader.goto(html.as_uri())
-        expect(reader.locator(".jp-OutputArea")).to_contain_text(HOSTILE["script"])
-        harmless(reader, reader.locator(".jp-OutputArea-output"))
+        shown = reader.locator(".jp-OutputArea-output")
+        expect(shown).to_have_count(2)
+        expect(shown.first).to_contain_text(HOSTILE["script"])
+        harmless(reader, shown)

@@ -22,6 +22,7 @@ from ceylon_nb import (
     replay,
     store,
 )
+from ceylon_nb.agents import Stream
 
 
 async def public() -> None:
@@ -36,6 +37,8 @@ async def public() -> None:
     async for text in stream:
         assert_type(text, str)
     assert_type(stream.reply, Reply)
+    assert_type(stream.show(), Stream)
+    assert_type(await stream, Reply)
     assert_type(await agent.conversation().send("Hi"), Reply)
 
     run = agent.map(pd.DataFrame({"text": ["a"]}), "Classify: {text}", max_at_once=2, attempts=1)
