@@ -409,7 +409,11 @@ def test_the_search_is_of_whole_texts_and_goes_on_as_rows_come() -> None:
         go_on.set()
         await run
         await browser.until(lambda: browser.found == {3, 5, 1005})
-        browser.say({"type": "find", "text": "", "id": 8})
+        browser.say({"type": "find", "text": "error", "id": 8})  # by another view
+        await browser.until(lambda: browser.others[-1].get("id") == 8 and browser.others[-1]["done"])
+        assert set(browser.courier._searches) == {7, 8}
+        browser.say({"type": "find", "text": "", "id": 9, "was": 7})
+        browser.say({"type": "find", "text": "", "id": 10, "was": 8})
         before = len(browser.messages)
         await asyncio.sleep(2 * PULSE)
         assert all(content["type"] != "found" for _, _, content in browser.messages[before:])

@@ -31,6 +31,9 @@ HEARTBEAT = 1.0
 GREETING = 5.0
 """Seconds in which a browser loads the panel, and hears nothing: until it says hello, everything is sent anew."""
 
+SEARCHES = 4
+"""Views that may each search for something."""
+
 _METHODS = {"pause": "pause", "resume": "resume", "cancel": "cancel", "retry": "retry_failed"}
 
 
@@ -51,8 +54,7 @@ class Courier:
         self._run = run
         self._send_now = send
         self._feed = feed
-        self._search: Search | None = None
-        self._search_id = 0
+        self._searches: dict[int, Search] = {}
         self._outbox: deque[Message] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._free_at = 0.0
@@ -80,8 +82,9 @@ class Courier:
             self._send(self._outbox.popleft())
         if self._wanted and now >= max(self._free_at, self._next_update):
             self._update(run, now)
-        if self._search is not None and not self._search.done and not self._outbox:
-            self._look(run, self._search)
+        for number, search in self._searches.items():
+            if not (search.done or self._outbox):
+                self._look(run, number, search)
         wait = self._pause(run, now)
         if wait is not None:
             self._timer = asyncio.get_running_loop().call_later(wait, self._beat)
@@ -90,7 +93,7 @@ class Courier:
         """Seconds until there is something to be sent; None if there is nothing."""
         if self._outbox:
             return max(0.0, self._free_at - now)
-        if self._search is not None and not self._search.done:
+        if not all(search.done for search in self._searches.values()):
             return 0.001
         if self._wanted or self._feed.behind:
             return max(0.0, max(self._free_at, self._next_update) - now)
@@ -107,8 +110,8 @@ class Courier:
         self._wanted, self._next_update = False, now + PULSE
         message = self._feed.update(run, deaf=run.awaited and not _hears_while_awaiting())
         self._send(message)
-        if self._search is not None and (fresh := self._feed.fresh):
-            self._search.extend(fresh)
+        for search in self._searches.values():
+            search.extend(self._feed.fresh)
 
     def _send(self, message: Message) -> None:
         content, buffers = message
@@ -116,12 +119,12 @@ class Courier:
         self._free_at = max(self._free_at, clock()) + size / RATE
         self._send_now(content, buffers)
 
-    def _look(self, run: Watched, search: Search) -> None:
+    def _look(self, run: Watched, number: int, search: Search) -> None:
         found = search.step(run)
         if found or search.done:
             content = {
                 "type": "found",
-                "id": self._search_id,
+                "id": number,
                 "searched": search.searched,
                 "of": search.of,
                 "done": search.done,
@@ -176,8 +179,11 @@ class Courier:
         self._outbox.append(({"type": "more", **piece}, []))
 
     def _find(self, run: Watched, content: dict[str, Any]) -> None:
-        text, self._search_id = content["text"], content["id"]
-        self._search = Search(text, range(len(run.rows))) if text else None
+        self._searches.pop(content.get("was", -1), None)
+        if content["text"]:
+            self._searches[content["id"]] = Search(content["text"], range(len(run.rows)))
+        for forgotten in list(self._searches)[:-SEARCHES]:  # a page that was loaded again never says so
+            del self._searches[forgotten]
 
 
 _HANDLERS = {

@@ -45,11 +45,23 @@ def line(value: object, limit: int = SHORT) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
 
 
+_MATHEMATICS = re.compile(r"[$\\]")
+
+
+def escaped(text: str) -> str:
+    r"""HTML of a text in which no page finds mathematics: each of its marks stands in an element of its own.
+
+    JupyterLab and nbconvert have MathJax typeset what they show; it would make prices of two dollars a formula, and a
+    link that runs of ``\href``.
+    """
+    return _MATHEMATICS.sub(r"<span>\g<0></span>", html.escape(text))
+
+
 def inline(value: object, limit: int = SHORT) -> str:
     """HTML: the same line, isolated from the text around it, in at most three times as many bytes."""
     text, pieces, room = line(value, limit), [], _BYTES * limit
     for character in text:
-        piece = html.escape(character)
+        piece = escaped(character)
         room -= len(piece.encode())
         if room < 0:
             pieces.append("…")
@@ -59,8 +71,9 @@ def inline(value: object, limit: int = SHORT) -> str:
 
 
 def verbatim(value: object) -> str:
-    """HTML: the text with its lines and spaces, whole."""
-    return f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere">{html.escape(plain(value))}</div>'
+    """HTML: the text with its lines and spaces, whole. In a ``pre`` nobody looks for mathematics."""
+    style = "margin:0;font:inherit;white-space:pre-wrap;overflow-wrap:anywhere"
+    return f'<pre dir="auto" style="{style}">{html.escape(plain(value))}</pre>'
 
 
 def _visible(found: re.Match[str]) -> str:

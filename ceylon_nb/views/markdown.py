@@ -6,7 +6,7 @@ import functools
 
 from markdown_it import MarkdownIt
 
-from .escaping import plain, verbatim
+from .escaping import escaped, plain, verbatim
 
 LONG = 40_000
 """Characters above which it is shown as it was said. Markdown-it's time grows faster than hostile text."""
@@ -26,7 +26,9 @@ class _Markdown(MarkdownIt):
 @functools.cache
 def _markdown() -> MarkdownIt:
     """CommonMark with tables and ~~deleted~~ text; a new line is one, as in chats; ``![an image](…)`` is its link."""
-    return _Markdown("default", {"html": False, "breaks": True, "maxNesting": 20}).disable("image")
+    markdown = _Markdown("default", {"html": False, "breaks": True, "maxNesting": 20}).disable("image")
+    markdown.add_render_rule("text", lambda _, tokens, at, *rest: escaped(tokens[at].content))
+    return markdown
 
 
 def to_html(text: str) -> str:

@@ -951,6 +951,7 @@ class Face {
     if (settled && ![...this.story.clicks.values()].some((click) => click.what === "at_once")) this.wish = null;
     const value = this.wish?.value ?? head?.at_once;
     write(this.atOnce, value ? number(value) : "–");
+    this.stepper.hidden = head?.at_once === null;
     enable(this.fewer, can("at_once") && value > 1);
     enable(this.more, can("at_once"));
     for (const node of [this.pause, this.cancel, this.fewer, this.more]) this.view.explain(node);
@@ -1153,8 +1154,9 @@ class View {
     this.text = text;
     this.listing.seek(text);
     write(this.foundNote, text ? "…" : "");
+    const was = this.findId ?? null;
     this.findId = this.story.nextId++;
-    this.story.send({ type: "find", text, id: this.findId });
+    this.story.send({ type: "find", text, id: this.findId, was });
     this.choose({});
   }
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from ..errors import describe
 from ..kernel import in_kernel, this_cell
 from ..loop import clock
 from . import switched_off
-from .escaping import inline, line, plain, verbatim
+from .escaping import escaped, inline, line, plain, verbatim
 from .markdown import to_html
 from .watching import someone_watches
 
@@ -125,4 +124,4 @@ def ended(told: Told) -> dict[str, str]:
 
 
 def _quiet(text: str) -> str:
-    return f'<div style="opacity:.7">{html.escape(text)}</div>'
+    return f'<div style="opacity:.7">{escaped(text)}</div>'

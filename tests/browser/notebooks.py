@@ -85,7 +85,7 @@ class Notebook:
         self.ended(at)
 
     def ended(self, at: int) -> None:
-        expect(self.cell(at).locator(".jp-InputArea-prompt")).to_have_text(re.compile(r"\[\d+\]:"), timeout=30_000)
+        expect(self.cell(at).locator(".jp-InputArea-prompt")).to_have_text(re.compile(r"\[\d+\]:"), timeout=60_000)
 
     def runs(self, at: int) -> None:
         expect(self.cell(at).locator(".jp-InputArea-prompt")).to_have_text("[*]:")

@@ -67,6 +67,7 @@ def again(seen: ModelServer) -> list[str]:
 # -- on each kernel ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # the environment may have to be made
 @pytest.mark.parametrize("ipykernel", KERNELS)
 def test_in_the_background(
     notebook: Open, model_server: ModelServer, tap: Tap, ask: Ask, screenshot: Any, ipykernel: str
@@ -135,6 +136,7 @@ def test_in_the_background(
     assert (model_server.received, model_server.active) == (43, 0)
 
 
+@pytest.mark.timeout(300)  # the environment may have to be made
 @pytest.mark.parametrize("ipykernel", KERNELS)
 def test_while_a_cell_awaits_the_batch(
     notebook: Open, model_server: ModelServer, tap: Tap, ask: Ask, screenshot: Any, ipykernel: str
