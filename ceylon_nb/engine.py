@@ -78,8 +78,9 @@ def batch(
     keep : bool
         Keep replies in memory. Without, they are in the store alone, and there is no frame: for millions of rows.
     view : str, callable or None
-        ``"auto"``: in a notebook, a view in the cell; ``"terminal"``: a progress bar; None: nothing. Or a function
-        that is given the batch and listens to it.
+        ``"auto"``: in a notebook the live panel, or where nobody watches a summary in the end; ``"panel"`` or
+        ``"static"``: one of these, whoever watches; ``"terminal"``: a progress bar; None: nothing. Or a function that
+        is given the batch and listens to it.
     name : str, optional
         What to call it, here and in the store.
 

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import functools
 import pkgutil
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,6 @@ class Batch:
         self._keeper = keeper
         self._ledger = ledger
         self._work = work
-        self._waiting = 0
         self._news = News(self)
         self._trace = Trace()
         self._course = Course(
@@ -203,11 +202,6 @@ class Batch:
     def loop(self) -> asyncio.AbstractEventLoop:
         """Where it happens; listeners are called there."""
         return self._course.loop
-
-    @property
-    def awaited(self) -> bool:
-        """Whether a cell waits for it."""
-        return self._waiting > 0
 
     @property
     def holds(self) -> list[tuple[float, float, str]]:
@@ -360,25 +354,14 @@ class Batch:
         self._check_loop()
         with explained(self._interrupted), awake():
             try:
-                with self._waited_for():
-                    await loops.load("pandas")
-                    await asyncio.wrap_future(self._course.finished)
+                await loops.load("pandas")
+                await asyncio.wrap_future(self._course.finished)
             except asyncio.CancelledError:
                 await self._stop()
                 raise
             finally:
                 self._news.end()
         return self._outcome()
-
-    @contextlib.contextmanager
-    def _waited_for(self) -> Iterator[None]:
-        self._waiting += 1
-        if not self.finished:
-            call_in(self._course.loop, self._news.changed)
-        try:
-            yield
-        finally:
-            self._waiting -= 1
 
     async def _iterate(self, *, owning: bool) -> AsyncGenerator[Answer, None]:
         self._check_loop()

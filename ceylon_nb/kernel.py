@@ -40,6 +40,34 @@ def this_cell() -> str:
     return str(parent.get("header", {}).get("msg_id"))
 
 
+_executing = False
+
+
+def watch_cells() -> None:
+    """Know from now on whether a cell is being executed; called in one."""
+    global _executing
+    shell = in_ipython()
+    if shell is not None and _begun not in shell.events.callbacks["pre_run_cell"]:
+        _executing = True
+        shell.events.register("pre_run_cell", _begun)
+        shell.events.register("post_run_cell", _ended)
+
+
+def executing() -> bool:
+    """Whether a cell is being executed, after `watch_cells`."""
+    return _executing
+
+
+def _begun(*_: object) -> None:
+    global _executing
+    _executing = True
+
+
+def _ended(*_: object) -> None:
+    global _executing
+    _executing = False
+
+
 # -- interrupts -----------------------------------------------------------------------------------------------------
 
 GRACE = 1.0

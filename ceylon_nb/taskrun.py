@@ -27,10 +27,10 @@ class TaskRun:
 
     handle = ""
     from_store = 0
+    store = None
     total: int
     max_at_once = None
     error = None
-    awaited = True
 
     def __init__(self, futures: Sequence[asyncio.Future[Any]], asked: Mapping[Any, Any] | None) -> None:
         self.loop = asyncio.get_running_loop()
@@ -60,10 +60,10 @@ class TaskRun:
 
     @property
     def state(self) -> str:
-        """``"running"``, ``"done"``, or ``"cancelled"``: left while some had not ended."""
+        """``"running"``; then ``"done"``, ``"cancelled"``, or ``"left"`` while some had not ended."""
         if not self.finished:
             return "running"
-        return "cancelled" if self._flights or self.rows.counts[CANCELLED] else "done"
+        return "left" if self._flights else "cancelled" if self.rows.counts[CANCELLED] else "done"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -105,10 +105,16 @@ class TaskRun:
         """What the task stands for, in the mapping that it is a key of; else its name."""
         future = self._futures[position]
         if self._asked is not None and future in self._asked:
-            return sendable(str(self._asked[future]))
+            return self._shown(self._asked[future])
         return future.get_name() if isinstance(future, asyncio.Task) else type(future).__name__
 
     gist = question
+
+    def _shown(self, asked: Any) -> str:
+        try:
+            return sendable(str(asked))
+        except Exception as error:  # noqa: BLE001 - an object that cannot say what it is must not hide all the others
+            return f"({type(error).__name__})"
 
     def heard(self, flight: Flight, length: int) -> str:
         """Nothing: what a task says comes at its end."""

@@ -94,13 +94,15 @@ class Template:
         return len(self._fields) == 1 and self._fields[0] == ("", "", "", None)
 
     def gist(self, item: Any) -> Prompt:
-        """What tells this item's prompt from the others: the cells alone.
+        """What tells this item's prompt from the others: the cells alone. A function is not called for it.
 
         Raises
         ------
         InvalidItem
             As `__call__`.
         """
+        if self._call is not None:
+            return _whole(item)
         cells = [self._cell(item, name, spec, how) for _, name, spec, how in self._fields if name is not None]
         return " · ".join(cells) if cells and not self._is_whole else self(item)
 

@@ -421,6 +421,56 @@ def test_the_search_is_of_whole_texts_and_goes_on_as_rows_come() -> None:
     go(main())
 
 
+class Mute:
+    """An object that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("mute")
+
+
+def test_an_object_that_cannot_say_what_it_is_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async def answer(item: object) -> object:
+            return item
+
+        run = batch(answer, [Mute(), "two", "three"], view=None)
+        browser = Browser(run)
+        await run
+        await browser.agree(run)
+        browser.say({"type": "find", "text": "two", "id": 1})
+        await browser.until(lambda: any(each["type"] == "found" and each["done"] for each in browser.others))
+        assert browser.found == {1}
+        browser.say({"type": "open", "position": 0})
+        await browser.until(lambda: any(each["type"] == "detail" for each in browser.others))
+        assert browser.last("detail")["said"] == "<Mute: RuntimeError>"
+        assert "failed" not in caplog.text
+
+    go(main())
+
+
+def test_a_users_function_is_not_called_to_be_shown() -> None:
+    async def main() -> None:
+        calls = []
+
+        def template(item: str) -> str:
+            calls.append(item)
+            return f"Is it {item}?"
+
+        run = LlmAgent("clerk", "demo::instant").map([f"item {n}" for n in range(50)], template, store=None, view=None)
+        browser = Browser(run)
+        await run
+        await browser.agree(run)
+        browser.say({"type": "find", "text": "item 7", "id": 1})
+        await browser.until(lambda: any(each["type"] == "found" and each["done"] for each in browser.others))
+        assert len(calls) == 50
+        assert browser.rows[49][2] == "item 49"
+        browser.say({"type": "open", "position": 7})
+        await browser.until(lambda: any(each["type"] == "detail" for each in browser.others))
+        assert browser.last("detail")["asked"] == "Is it item 7?"
+
+    go(main())
+
+
 # ---- what is clicked ----
 
 

@@ -631,6 +631,21 @@ def test_cancel_of_all_of_them_cancels_each_once():
     asyncio.run(main())
 
 
+def test_tasks_that_go_on_after_the_loop_was_left_are_not_called_cancelled():
+    async def main():
+        go_on = asyncio.Event()
+        tasks = [asyncio.create_task(go_on.wait()), asyncio.create_task(asyncio.sleep(0))]
+        run = TaskRun(tasks, None)
+        await tasks[1]
+        await asyncio.sleep(0)
+        run.leave()
+        assert (run.state, run.counts["in flight"]) == ("left", 1)
+        go_on.set()
+        await tasks[0]
+
+    asyncio.run(main())
+
+
 def test_a_panel_of_tasks_where_there_is_no_notebook():
     async def main():
         async def work(item):

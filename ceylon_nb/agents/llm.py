@@ -242,12 +242,14 @@ class LlmAgent:
         prompt_of = Template(template, source)
         caller = self._caller(self._settings.but(options))
 
+        title = name or (template if isinstance(template, str) else self._name)
+        where = whereabouts(caller.provider.base_url)
         family = models.family(self._model, caller)
         said_before = sendable(caller.settings.system_prompt or "")
         work = Work(
             caller.ask_streaming if stream else caller.ask,
-            title=name or (template if isinstance(template, str) else self._name),
-            subtitle=" · ".join(filter(None, (self._name, self.model, whereabouts(caller.provider.base_url)))),
+            title=title,
+            subtitle=" · ".join(part for part in (self._name, self.model, where) if part not in ("", title)),
             model=self.model,
             prepare=lambda item: caller.request(prompt_of(item)),
             family=family if isinstance(self._model, str) or store != "auto" else None,

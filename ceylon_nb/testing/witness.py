@@ -220,6 +220,7 @@ class Witness:
             request.attempt = self._prompts[request.prompt] = self._prompts.get(request.prompt, 0) + 1
             if len(self._prompts) > self._keep:
                 del self._prompts[next(iter(self._prompts))]
+            self._changed()
 
     def _settle(self, request: Request, outcome: Outcome) -> None:
         """Count how it ended; again, if it turns out to have ended otherwise."""

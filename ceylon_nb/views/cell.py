@@ -3,6 +3,7 @@
 * Where somebody watches, the panel is displayed once, in the cell that began the batch. When the batch ends, the
   summary takes its place, put there by the batch itself and again by each cell that awaits it: what a background task
   displays is lost under nbclient. A saved notebook so holds the summary and no widget.
+  A page that was loaded again in the meantime knows nothing of that place: there the cell that awaits has the summary.
 * Where nobody does, the cell that awaits displays the summary, once, and nothing else is displayed.
 * ``run`` as the last line of a later cell opens the panel again. Once the batch has ended what is displayed is a
   summary even so, which `panel.js` replaces in the page for as long as the kernel lives: nobody needs to be there to
@@ -16,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from IPython.display import DisplayHandle, display
 
-from ..kernel import this_cell
+from ..kernel import this_cell, watch_cells
 from .panel import panel
 from .summary import bundle
 from .watched import Watched
@@ -46,7 +47,7 @@ class _Place:
         handle.display(_live(run), raw=True)  # type: ignore[no-untyped-call]
         if not self._handles:
             run.subscribe(self._follow)
-            run.at_end(self._settle)
+            run.at_end(self._end)
         self._handles.append(handle)
 
     def _follow(self, run: Watched) -> None:
@@ -59,6 +60,12 @@ class _Place:
         shown = _live(run) if self._live else bundle(run)
         for handle in self._handles:
             handle.update(shown, raw=True)  # type: ignore[no-untyped-call]
+
+    def _end(self, run: Watched) -> None:
+        """In a cell that has waited: settle; a page that was loaded since has no place for that, so leave it here."""
+        self._settle(run)
+        if panel(run).courier.reloaded:
+            self.leave(run)
 
     def leave(self, run: Watched) -> None:
         """Display the summary in the cell that has waited, unless nothing has changed since it was."""
@@ -74,6 +81,7 @@ _places: WeakKeyDictionary[Watched, _Place] = WeakKeyDictionary()
 
 def show_panel(run: Watched) -> None:
     """Display the panel in this cell."""
+    watch_cells()
     place = _place(run)
     place.open(run)
     place.cell = this_cell()

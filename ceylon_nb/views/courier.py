@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from ..errors import CeylonError
+from ..kernel import executing
 from ..loop import clock
 from ..news import PULSE
 from .feed import WANTED, Feed, Message, little
@@ -61,6 +62,12 @@ class Courier:
         self._next_update = 0.0
         self._wanted = True
         self._greeted_by = clock() + GREETING
+        self._pages: set[object] = set()
+
+    @property
+    def reloaded(self) -> bool:
+        """Whether the panel was loaded by more than one page: what the first one showed cannot be replaced any more."""
+        return len(self._pages) > 1
 
     # -- to the browser -----------------------------------------------------------------------------------------
 
@@ -108,7 +115,7 @@ class Courier:
         if now < self._greeted_by:
             self._feed.rewind(0)
         self._wanted, self._next_update = False, now + PULSE
-        message = self._feed.update(run, deaf=run.awaited and not _hears_while_awaiting())
+        message = self._feed.update(run, deaf=executing() and not _hears_while_awaiting())
         self._send(message)
         for search in self._searches.values():
             search.extend(self._feed.fresh)
@@ -147,6 +154,7 @@ class Courier:
 
     def _hello(self, run: Watched, content: dict[str, Any]) -> None:
         self._greeted_by = 0.0
+        self._pages.add(str(content.get("page")))
         self._feed.rewind(int(content["have"]))
         self._wanted = True
 

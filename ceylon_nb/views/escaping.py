@@ -14,6 +14,9 @@ from ..messages import sendable
 SHORT = 160
 """Characters of one text in a line."""
 
+LONG = 40_000
+"""Characters above which a text gets a place of its own to scroll in, and is not read as Markdown."""
+
 _BYTES = 3
 """Of HTML a character, at the most, on average: a text of quotes or emoji is cut sooner."""
 
@@ -33,14 +36,14 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 def plain(value: object) -> str:
     """Its text on several lines, without anything that a screen would obey."""
-    text = value if isinstance(value, str) else _worded(value)
+    text = words(value)
     text = _SEQUENCES.sub("", sendable(text)).replace("\r\n", "\n").replace("\r", "\n")
     return _ODD.sub(_visible, text)
 
 
 def line(value: object, limit: int = SHORT) -> str:
     """Its text on one line, cut to so many characters."""
-    text = value if isinstance(value, str) else _worded(value)
+    text = words(value)
     text = " ".join(plain(text.lstrip()[: 20 * limit]).split())
     return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
 
@@ -73,6 +76,8 @@ def inline(value: object, limit: int = SHORT) -> str:
 def verbatim(value: object) -> str:
     """HTML: the text with its lines and spaces, whole. In a ``pre`` nobody looks for mathematics."""
     style = "margin:0;font:inherit;white-space:pre-wrap;overflow-wrap:anywhere"
+    if len(words(value)) > LONG:
+        style += ";max-height:40em;overflow:auto"
     return f'<pre dir="auto" style="{style}">{html.escape(plain(value))}</pre>'
 
 
@@ -87,7 +92,10 @@ def _visible(found: re.Match[str]) -> str:
     return "" if 0x202A <= code <= 0x2069 else "\ufffd"
 
 
-def _worded(value: Any) -> str:
+def words(value: Any) -> str:
+    """Its text, as it says it is; also of an object that cannot."""
+    if isinstance(value, str):
+        return value
     try:
         return _ADDRESS.sub("", " · ".join(map(str, value)) if type(value) is tuple else str(value))
     except Exception as error:  # noqa: BLE001 - an object that cannot say what it is must not hide all the others

@@ -20,7 +20,7 @@ from ..answers import FAILED, OK, WAITING, usage_of
 from ..errors import describe
 from ..loop import clock
 from ..messages import Reply, sendable
-from .escaping import line
+from .escaping import line, words
 from .pace import Pace
 from .timeline import Timeline
 
@@ -235,6 +235,7 @@ class Feed:
             "failures": [[kind, count] for kind, count in self._failures.most_common(KINDS) if count],
             "note": line(describe(run.error), 400) if isinstance(run.error, Exception) else None,
             "table": run.rows.keeps,
+            "kept": run.store is not None,
         }
 
     def _hold(self, run: Watched, now: float) -> dict[str, Any] | None:
@@ -277,7 +278,7 @@ def _note(flight: Flight, *, held: bool) -> str:
     """What keeps a row in flight, if it is not the server alone."""
     if flight.note:
         return f"{'waiting for ' * flight.waits}attempt {flight.attempt}: {flight.note}"
-    return "waiting for the server to be asked again" if flight.waits and held else ""
+    return "waiting until the server may be asked again" if flight.waits and held else ""
 
 
 def _label(label: Any, position: int) -> str | None:
@@ -286,7 +287,7 @@ def _label(label: Any, position: int) -> str | None:
 
 
 def _said(reply: Any) -> str:
-    return "" if reply is None else sendable(str(reply))
+    return "" if reply is None else sendable(words(reply))
 
 
 def _sliced(text: str, offset: int) -> str:
@@ -300,7 +301,7 @@ _ADVICE = re.compile(r"^(.*?\(\S*\)\.) (.+)$", re.DOTALL)
 def _error(error: Exception | None) -> dict[str, str] | None:
     if error is None:
         return None
-    text = sendable(str(error))[:PIECE]
+    text = sendable(words(error))[:PIECE]
     found = _ADVICE.match(text)
     said, advice = found.groups() if found else (text, "")
     return {"kind": type(error).__name__, "text": said, "advice": advice}

@@ -6,10 +6,7 @@ import functools
 
 from markdown_it import MarkdownIt
 
-from .escaping import escaped, plain, verbatim
-
-LONG = 40_000
-"""Characters above which it is shown as it was said. Markdown-it's time grows faster than hostile text."""
+from .escaping import LONG, escaped, plain, verbatim
 
 SWELLING = 8
 """HTML that is so many times as long as the text, which tables can be, is not shown either."""
@@ -37,7 +34,7 @@ def to_html(text: str) -> str:
     Text that is very long, or is nothing but what Markdown does not show, is shown as it was said.
     """
     text = plain(text)
-    if len(text) > LONG:
+    if len(text) > LONG:  # markdown-it's time grows faster than hostile text
         return verbatim(text)
     markdown = _markdown()
     tokens = markdown.parse(text)

@@ -10,7 +10,9 @@ const EXACT = 1e6; // px at each end of a list taller than that where the scroll
 const PREVIEWS = 20000;
 const FEW = 3; // rows in flight above those that are answered
 const CALM = 350; // ms between two changes of the order: rows that fly past cannot be read
-const DISCONNECTED = "Disconnected: the kernel was restarted. What was answered is on disk; run the cell again.";
+const PAGE = Math.random().toString(36).slice(2); // another one after a reload
+const DISCONNECTED = "Disconnected: the kernel was restarted.";
+const ON_DISK = " What was answered is on disk; run the cell again.";
 const DEAF = "This kernel hears no click until the cell has ended. ■ in the toolbar stops the cell.";
 const BUSY = "The kernel is busy with a cell; this click waits for its end. ■ stops the cell.";
 
@@ -62,8 +64,7 @@ function make(tag, name, attributes = {}, ...children) {
   return node;
 }
 
-const button = (name, text, attributes = {}) =>
-  make("button", name, { type: "button", "data-lm-suppress-shortcuts": "true", ...attributes }, text);
+const button = (name, text, attributes = {}) => make("button", name, { type: "button", ...attributes }, text);
 
 // Touching the page only where it changes keeps a selection, a tooltip and a screen reader's place.
 function write(node, text) {
@@ -161,7 +162,7 @@ class Story {
   hello() {
     this.helloAt = performance.now();
     this.hellos += 1;
-    this.send({ type: "hello", have: this.have });
+    this.send({ type: "hello", have: this.have, page: PAGE });
   }
 
   changed() { for (const view of this.views) view.ask(); }
@@ -173,7 +174,8 @@ class Story {
   tick() {
     if (!this.head && this.alive && this.hellos < 5 && this.since(this.helloAt) > 3) this.hello();
     if (this.trouble && this.since(this.trouble.at) > 8) this.trouble = null;
-    const waits = this.clicks.size || this.asked.size || !this.head || this.head.flying || this.head.note;
+    const works = !this.ended && (this.head?.flying || this.head?.note);
+    const waits = this.clicks.size || this.asked.size || !this.head || works;
     if (this.alive && (this.moving || waits)) this.changed();
     for (const view of this.views) view.second();
   }
@@ -194,6 +196,7 @@ class Story {
   }
 
   update(content, buffers) {
+    const first = !this.head;
     this.head = content.head;
     this.headAt = performance.now();
     this.hellos = 0;
@@ -207,6 +210,7 @@ class Story {
     this.keep(content.rows ?? []);
     const gap = content.from > this.have || (content.time && !this.draw(content.time));
     if (gap && this.since(this.helloAt) > 1) this.hello();
+    if (first) this.mounts?.look();
   }
 
   resize(size) {
@@ -475,7 +479,7 @@ class Table {
     const columns = ["Row", "State", "Asked", "Said", "Time"].map((n) => make("span", "", { role: "columnheader" }, n));
     const names = make("div", "ceylon-hidden", { role: "row", "aria-rowindex": 1 }, ...columns);
     this.grid = make("div", "ceylon-rows", {
-      role: "grid", tabindex: 0, "aria-label": "Rows", "aria-readonly": "true", "data-lm-suppress-shortcuts": "true",
+      role: "grid", tabindex: 0, "aria-label": "Rows", "aria-readonly": "true",
     }, names, this.sizer);
     this.empty = make("div", "ceylon-empty");
     this.fresh = button("ceylon-fresh", "", { hidden: "" });
@@ -725,7 +729,7 @@ class Detail {
     this.asked = new LongText("Prompt", "asked", this);
     this.attempts = make("ol", "ceylon-attempts", { "aria-label": "Attempts" });
     const parts = [this.error, this.advice, this.said.node, this.asked.node, this.attempts];
-    this.body = make("div", "ceylon-detail-body", { tabindex: 0, "data-lm-suppress-shortcuts": "true" }, ...parts);
+    this.body = make("div", "ceylon-detail-body", { tabindex: 0 }, ...parts);
     const bar = make("div", "ceylon-detail-head", {}, this.label, this.facts, this.shut);
     this.node = make("section", "ceylon-detail", { "aria-label": "The row that is open", hidden: "" }, bar, this.body);
     this.shut.addEventListener("click", () => this.view.close());
@@ -998,8 +1002,10 @@ class Face {
     write(this.rate, head.rate === null ? "" : speed(head.rate));
     write(this.tokens, head.tokens === null ? "" : `${number(Math.round(head.tokens))} tok/s`);
     write(this.elapsed, clock(this.story.elapsed()));
-    write(this.left, states[head.state] ?? (left === null ? "" : `${left < 9.95 ? seconds(left) : clock(left)} left`));
-    mark(this.left, "data-state", head.state);
+    const unknown = head.total === null ? "" : "… left";
+    const guess = left === null ? unknown : `${left < 9.95 ? seconds(left) : clock(left)} left`;
+    write(this.left, states[head.state] ?? guess);
+    mark(this.left, "data-state", left === null && head.state === "running" ? "unknown" : head.state);
   }
 
   paintNote(note) {
@@ -1009,6 +1015,15 @@ class Face {
     this.noteText.forEach((node, i) => write(node, note.text[i] ?? ""));
     mark(this.note, "title", this.note.textContent);
   }
+}
+
+// The panel is gone in the moment in which its batch ends: what is said then has to outlive it.
+function announce(text) {
+  const speech = make("div", "", { role: "status", "aria-live": "polite" });
+  speech.style.cssText = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)";
+  document.body.append(speech);
+  setTimeout(() => write(speech, text), 100);
+  setTimeout(() => speech.remove(), 6000);
 }
 
 // ---- one view
@@ -1026,7 +1041,7 @@ class View {
     const area = make("div", "ceylon-area", {}, this.table.grid, this.table.empty, this.table.fresh, this.detail.node);
     const parts = [this.face.node, this.makeTools(), area, this.speech];
     this.root = make("div", "ceylon-panel", {
-      role: "region", tabindex: -1, "data-lm-suppress-shortcuts": "true",
+      role: "region", tabindex: -1,
     }, ...parts);
     this.listen();
     el.append(this.root);
@@ -1044,7 +1059,7 @@ class View {
     this.chips = Object.entries(shows).map(([show, name]) => chip(show, name));
     this.find = make("input", "ceylon-find", {
       type: "search", placeholder: "find in rows", "aria-label": "Find in rows", spellcheck: "false",
-      autocomplete: "off", "data-lm-suppress-shortcuts": "true",
+      autocomplete: "off",
     });
     this.foundNote = make("span", "ceylon-found");
     this.order = button("ceylon-order", "newest first", { title: "The order of the rows" });
@@ -1055,7 +1070,7 @@ class View {
   }
 
   listen() {
-    // No key typed here is the notebook's: `d d` would delete the cell. Saving still works.
+    // No key typed here is the notebook's: `d d` would delete the cell. But saving is.
     const own = (event) => {
       if (event.type === "keydown") this.key(event);
       const saves = (event.ctrlKey || event.metaKey) && event.key?.toLowerCase() === "s";
@@ -1081,6 +1096,7 @@ class View {
   }
 
   stop() {
+    if (this.story.ended && this.spoken.what.startsWith("running")) announce(`${this.story.title}: ${this.ending()}`);
     this.sizes.disconnect();
     this.sight.disconnect();
     clearTimeout(this.typing);
@@ -1120,7 +1136,7 @@ class View {
     mark(this.root, "data-state", this.story.alive ? (head?.state ?? "unknown") : "disconnected");
     mark(this.root, "data-bare", head?.table === false ? "" : null);
     mark(this.root, "data-held", this.story.hold() ? "" : null);
-    const few = head && head.total !== null ? Math.max(4, Math.min(9, head.total)) : 9;
+    const few = head && head.total !== null ? Math.max(4, Math.min(6, head.total)) : 6;
     this.root.style.setProperty("--ceylon-few", few);
     const note = this.note();
     this.face.paint(note);
@@ -1131,9 +1147,11 @@ class View {
 
   paintTools(head) {
     const count = head && { ...head, all: head.total ?? head.known };
+    const rooms = { failed: 99, flying: head?.at_once, waiting: head?.total };
     for (const node of this.chips) {
       const n = count?.[node.dataset.show] ?? 0;
       write(node.lastChild, number(n));
+      mark(node.lastChild, "data-room", number(Math.max(n, rooms[node.dataset.show] ?? 0)));
       mark(node, "aria-pressed", this.listing.show === node.dataset.show);
       mark(node, "data-none", n ? null : "");
     }
@@ -1213,7 +1231,7 @@ class View {
     const { alive, head, clicks, trouble, story = this.story } = this.story;
     const late = [...clicks.values()].some((click) => story.since(click.at) > 1.5);
     const hold = story.hold();
-    if (!alive) return { kind: "off", text: [DISCONNECTED] };
+    if (!alive) return { kind: "off", text: [DISCONNECTED, "", head?.kept ? ON_DISK : ""] };
     if (!head) return { kind: "calm", text: ["Waiting for the kernel…"] };
     if (late) return { kind: "busy", text: [head.deaf ? DEAF : BUSY] };
     if (trouble) return { kind: "bad", text: [trouble.text] };
@@ -1228,6 +1246,8 @@ class View {
     const none = { failed: "No row has failed.", flying: "Nothing is in flight.", waiting: "No row waits." };
     return none[this.listing.show] ?? "Nothing is answered yet.";
   }
+
+  ending() { return `${this.story.head.state}, ${this.progress()}`; }
 
   progress() {
     const { head } = this.story;
@@ -1266,6 +1286,7 @@ class Mounts {
 
   look() {
     this.later = null;
+    if (!this.story.head) return; // a kernel that says nothing must not hide what is saved
     for (const place of this.views.keys()) if (!place.isConnected) this.leave(place);
     for (const place of document.querySelectorAll("[data-ceylon-panel]")) {
       if (place.dataset.ceylonPanel !== this.key || this.views.has(place)) continue;

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import anywidget
 import traitlets
 
-from ..loop import call_in
+from ..loop import call_in, running
 from .courier import Courier
 from .feed import Feed
 from .watched import Watched
@@ -43,6 +43,8 @@ class Panel(anywidget.AnyWidget):
         By which a summary that stands in its place is found in the page.
     placeholder : bool
         Whether there is such a summary.
+    courier : Courier
+        What goes between it and its batch.
     """
 
     _esm = _HERE / "panel.js"
@@ -56,13 +58,16 @@ class Panel(anywidget.AnyWidget):
         alive = weakref.ref(run)
         courier = Courier(alive, Feed(run), self.send)
 
+        home = running() or run.loop  # the kernel's own, which stays
+
         def received(_: object, content: dict[str, Any], __: object) -> None:
             batch = alive()
             if batch is not None:
-                call_in(batch.loop, courier.received, content)
+                call_in(home if batch.loop.is_closed() else batch.loop, courier.received, content)
 
+        self.courier = courier
         self.on_msg(received)
-        weakref.finalize(run, call_in, run.loop, self.close).atexit = False
+        weakref.finalize(run, call_in, home, self.close).atexit = False
         run.subscribe(lambda _: courier.changed())
 
     def __repr__(self) -> str:

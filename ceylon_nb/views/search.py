@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import describe
 from ..loop import clock
+from .escaping import words
 
 if TYPE_CHECKING:
     from .watched import Watched
@@ -17,7 +18,7 @@ SLICE = 0.004
 
 
 class Search:
-    """One text, looked for in whole questions, replies and errors, whatever its case.
+    """One text, looked for in whole replies and errors and in what is asked about, whatever its case.
 
     Attributes
     ----------
@@ -54,5 +55,5 @@ class Search:
 
 def _words(run: Watched, position: int) -> str:
     reply, error = run.rows.outcome(position)
-    said = describe(error) if error is not None else "" if reply is None else str(reply)
-    return f"{run.question(position)}\n{said}"
+    said = describe(error) if error is not None else "" if reply is None else words(reply)
+    return f"{run.gist(position)}\n{said}"

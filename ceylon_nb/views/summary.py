@@ -134,8 +134,9 @@ def _row(answer: Answer, question: str) -> str:
         said = inline(answer.reply) if answer.status == "ok" else ""
     dot = f'<span aria-hidden="true" style="color:{_TONES.get(answer.status, _IDLE)}">●</span>'
     wrapped = f"{_CELL};overflow-wrap:anywhere"
+    label = f"{_CELL};white-space:nowrap;max-width:14em;overflow:hidden;text-overflow:ellipsis"
     return (
-        f'<tr style="{_LINE}"><th scope="row" style="{wrapped};font-weight:400;{_NUMBER};{_QUIET};min-width:3em">'
+        f'<tr style="{_LINE}"><th scope="row" style="{label};font-weight:400;{_NUMBER};{_QUIET}">'
         f"{inline(answer.index, 40)}</th>"
         f'<td style="{_CELL};white-space:nowrap">{dot} {answer.status}</td>'
         f'<td style="{wrapped};{_QUIET}">{inline(question)}</td><td style="{wrapped}">{said}</td></tr>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ class Watched(Protocol):
     @property
     def from_store(self) -> int: ...  # noqa: D102
     @property
+    def store(self) -> Path | None: ...  # noqa: D102
+    @property
     def elapsed(self) -> float: ...  # noqa: D102
     @property
     def finished(self) -> bool: ...  # noqa: D102
-    @property
-    def awaited(self) -> bool: ...  # noqa: D102
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...  # noqa: D102
     @property

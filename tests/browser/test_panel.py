@@ -285,7 +285,7 @@ def test_tokens_as_they_stream(
 
 
 def test_a_reload_in_mid_run(lab: Lab, notebook: Open, tap: Tap, ask: Ask, page: Page) -> None:
-    book = notebook(ask(40), "run.cancel()")
+    book = notebook(ask(40), "frame = await run")
     book.run(0)
     tap.let(10)
     tap.let(2, faults.status(400, "not like this"))
@@ -305,6 +305,9 @@ def test_a_reload_in_mid_run(lab: Lab, notebook: Open, tap: Tap, ask: Ask, page:
     expect(panel.rows.first).to_contain_text("not like this")
     panel.button("cancel").click()
     expect(panel.root).to_have_attribute("data-state", "cancelled")
+    book.run(1)  # the place of the panel is lost to this page: what lasts is here
+    expect(book.outputs(1)).to_contain_text("20 answers, 2 failed, 4 cancelled of 40")
+    assert "20 answers" in json.dumps(book.save()["cells"][1])
 
 
 def test_the_kernel_is_restarted(
@@ -402,6 +405,9 @@ def test_no_key_reaches_the_notebook(notebook: Open, model_server: ModelServer, 
     panel.find.fill("")
     panel.find.press_sequentially("dd")
     expect(panel.find).to_have_value("dd")
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.context.model.dirty")
+    page.keyboard.press("Control+s")  # but for saving
+    page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.context.model.dirty")
     panel.part("rows").focus()
     page.keyboard.press("Escape")
     panel.find.fill("")

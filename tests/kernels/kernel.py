@@ -14,7 +14,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import KernelManager
 
-_DEFAULTS = {"CEYLON_NB_STORE": "off", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+_DEFAULTS = {"CEYLON_NB_STORE": "off", "CEYLON_NB_VIEW": "off", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -95,14 +95,16 @@ class Kernel:
     ----------
     environment
         What its environment has besides this process's. Unless it says otherwise answers are not stored: a test would
-        find those of the one before, and leave its own.
+        find those of the one before, and leave its own. Nor is anything shown, unless it says that somebody watches
+        (JPY_SESSION_NAME, as under a Jupyter server).
     """
 
     def __init__(self, python: Path, **environment: str) -> None:
         specs = _Spec()
         specs.python = python
         self._manager: Any = KernelManager(kernel_spec_manager=specs, kernel_name="python3")
-        self._manager.start_kernel(env={**os.environ, **_DEFAULTS, **environment})
+        shows = {"CEYLON_NB_VIEW": "auto"} if "JPY_SESSION_NAME" in environment else {}
+        self._manager.start_kernel(env={**os.environ, **_DEFAULTS, **shows, **environment})
         self._client: Any = self._manager.client()
         self._client.start_channels()
         self._client.wait_for_ready(timeout=60)

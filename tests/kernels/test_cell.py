@@ -25,6 +25,7 @@ async def hold(item):
 run = batch(hold, range(5))
 """
 WATCHED = {"JPY_SESSION_NAME": "test.ipynb"}
+ALONE = {"CEYLON_NB_VIEW": "auto"}
 
 
 def shown(cell: Cell) -> list[tuple[str, frozenset[str], str]]:
@@ -99,9 +100,50 @@ def test_a_later_cell_of_a_batch_that_runs_shows_the_same_panel(start: Start) ->
 
 
 @pytest.mark.slice
+def test_a_page_that_was_loaded_again_has_the_summary_in_the_cell_that_waits(start: Start) -> None:
+    kernel = start(**WATCHED)
+    kernel.run(HOLD)
+    hello = "run.panel.courier.received({{'type': 'hello', 'have': 0, 'page': '{}'}})"
+    kernel.run(hello.format("first") + "; " + hello.format("first"))  # a kernel that was busy hears it twice
+    kernel.run(hello.format("second"))
+    cell = kernel.run("go_on.set(); await run; None")
+    kind, content = cell.outputs[-1]
+    assert (kind, set(content["data"])) == ("display_data", SUMMARY)
+    assert shown(kernel.run("await run; None"))[1:] == []  # once
+
+
+def test_the_panel_of_a_batch_whose_loop_is_closed_still_answers(start: Start) -> None:
+    kernel = start(**WATCHED)
+    cell = kernel.run("""
+import asyncio, threading
+from ceylon_nb import batch
+kept = []
+async def main():
+    async def ill(item): raise OSError("ill")
+    kept.append(batch(ill, range(3)))
+    await kept[0]
+thread = threading.Thread(target=asyncio.run, args=(main(),)); thread.start(); thread.join()
+run, = kept
+panel = run.panel
+panel._msg_callbacks(panel, {"type": "hello", "have": 0, "page": "p"}, [])
+await asyncio.sleep(0.3)
+print(run.loop.is_closed(), panel.courier._feed.cursor)""")
+    assert cell.text == "True 3\n", cell.traceback if cell.status == "error" else cell.text
+
+
+@pytest.mark.slice
+def test_a_kernel_knows_whether_it_executes_a_cell(start: Start) -> None:
+    kernel = start(**WATCHED)
+    kernel.run(HOLD + "from ceylon_nb import kernel\nasync def look():\n await asyncio.sleep(0.5)\n"
+               " seen.append(kernel.executing())\nseen = []; task = asyncio.create_task(look())")  # fmt: skip
+    kernel.listen(1)
+    assert kernel.run("await look(); print(seen)").text == "[False, True]\n"
+
+
+@pytest.mark.slice
 @pytest.mark.parametrize("view", ["'auto'", "'static'"])
 def test_where_nobody_watches_the_cell_that_waits_shows_the_summary(start: Start, view: str) -> None:
-    kernel = start()
+    kernel = start(**ALONE)
     assert shown(kernel.run(MAP.replace("VIEW", view))) == []
     assert shown(kernel.run("frame = await run\nrun")) == [("display_data", SUMMARY, ENDED)]  # once
     assert shown(kernel.run("frame = await run")) == []
@@ -113,18 +155,18 @@ def test_where_nobody_watches_the_cell_that_waits_shows_the_summary(start: Start
     assert shown(iterated) == [("display_data", SUMMARY, ENDED)]
 
 
-@pytest.mark.parametrize("environment", [WATCHED, {}])
+@pytest.mark.parametrize("environment", [WATCHED, ALONE])
 def test_shown_by_nobody(start: Start, environment: dict[str, str]) -> None:
     kernel = start(**environment)
     assert shown(kernel.run(MAP.replace("VIEW", "None") + "await run; None")) == []
     assert shown(kernel.run("run"))[0][1] == SUMMARY  # asked for
-    kernel = start(CEYLON_NB_VIEW="off", **environment)
+    kernel = start(**environment | {"CEYLON_NB_VIEW": "off"})
     assert shown(kernel.run(MAP.replace("VIEW", "'auto'") + "await run; None")) == []
     assert kernel.run("run").result == ENDED
 
 
 def test_an_interrupted_batch_leaves_a_summary_and_the_one_line(start: Start) -> None:
-    kernel = start()
+    kernel = start(**ALONE)
     cell = kernel.begin(
         MAP.replace("VIEW", "'auto'")
         .replace('"demo::instant"', "forever")
@@ -181,25 +223,25 @@ async for task in as_completed({asyncio.create_task(work(n)): f"question {n}" fo
 """
 
 
-@pytest.mark.parametrize("environment", [WATCHED, {}])
+@pytest.mark.parametrize("environment", [WATCHED, ALONE])
 def test_tasks_of_the_user(start: Start, environment: dict[str, str]) -> None:
     cell = start(**environment).run(AS_COMPLETED)
     assert cell.status == "ok", cell.traceback
     kind, content = cell.outputs[-1]
-    assert kind == ("update_display_data" if environment else "display_data")
+    assert kind == ("update_display_data" if environment is WATCHED else "display_data")
     assert content["data"]["text/plain"] == "Tasks(3 ok, 1 failed of 4)"
     assert "question 3" in content["data"]["text/html"]
     assert "run." not in content["data"]["text/html"]
-    assert (WIDGET in cell.outputs[0][1]["data"]) == bool(environment)
+    assert (WIDGET in cell.outputs[0][1]["data"]) == (environment is WATCHED)
 
 
 def test_a_reply_as_the_last_line_shows_its_text(start: Start) -> None:
     code = "from ceylon_nb import LlmAgent\nawait LlmAgent('a', 'demo::instant').send_message('What is AI?')"
-    assert start().run(code).result.startswith("AI is")
+    assert start(**ALONE).run(code).result.startswith("AI is")
 
 
 def test_the_panel_is_a_widget_like_any_other(start: Start) -> None:
-    kernel: Kernel = start()
+    kernel: Kernel = start(**ALONE)
     cell = kernel.run(MAP.replace("VIEW", "None") + "from ipywidgets import VBox\nVBox([run.panel] * 2)")
     assert cell.status == "ok", cell.traceback
     assert kernel.value("run.panel is run.panel")

@@ -26,6 +26,14 @@ def server(server: ModelServer) -> ModelServer:
 
 
 @pytest.fixture
+def kernel(kernel: Kernel) -> Iterator[Kernel]:
+    """One that shows things."""
+    kernel.run("import os; os.environ['CEYLON_NB_VIEW'] = 'auto'")
+    yield kernel
+    kernel.run("os.environ['CEYLON_NB_VIEW'] = 'off'")
+
+
+@pytest.fixture
 def watched(kernel: Kernel) -> Iterator[Kernel]:
     """A kernel that somebody watches."""
     kernel.run("import os; os.environ['JPY_SESSION_NAME'] = 'test.ipynb'")
@@ -153,7 +161,7 @@ def test_switched_off(watched: Kernel, server: ModelServer) -> None:
         assert watched.run("reply = await stream.show()").outputs == []
         assert watched.run("print(stream)").text == f"Stream({len(STORY)} characters)\n"
     finally:
-        watched.run("del os.environ['CEYLON_NB_VIEW']")
+        watched.run("os.environ['CEYLON_NB_VIEW'] = 'auto'")
 
 
 def test_an_error_is_a_line_in_the_view_and_raised_at_the_reader(watched: Kernel, server: ModelServer) -> None:
