@@ -12,16 +12,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from IPython.display import DisplayHandle, display
 
 from ..kernel import this_cell, watch_cells
-from .panel import panel
 from .summary import bundle
 from .watched import Watched
 from .watching import someone_watches
+
+if TYPE_CHECKING:
+    from .panel import Panel
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -64,7 +66,7 @@ class _Place:
     def _end(self, run: Watched) -> None:
         """In a cell that has waited: settle; a page that was loaded since has no place for that, so leave it here."""
         self._settle(run)
-        if panel(run).courier.reloaded:
+        if _panel(run).courier.reloaded:
             self.leave(run)
 
     def leave(self, run: Watched) -> None:
@@ -107,19 +109,25 @@ def show_again(run: Watched) -> bool:
     return False
 
 
+def _panel(run: Watched) -> Panel:
+    from .panel import panel  # the widgets take 0.3 s, and nobody needs them where nobody watches
+
+    return panel(run)
+
+
 def _place(run: Watched) -> _Place:
     return _places.setdefault(run, _Place())
 
 
 def _live(run: Watched) -> dict[str, Any]:
     """A widget's bundle. Nothing but the text stands beside it: a notebook that is saved now may be compared."""
-    view = {"version_major": 2, "version_minor": 0, "model_id": panel(run).model_id}
+    view = {"version_major": 2, "version_minor": 0, "model_id": _panel(run).model_id}
     return {WIDGET: view, **bundle(run)}
 
 
 def _reopened(run: Watched) -> str | None:
     if not someone_watches():
         return None
-    shown = panel(run)
+    shown = _panel(run)
     shown.placeholder = True
     return shown.key
