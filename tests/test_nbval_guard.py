@@ -145,7 +145,7 @@ def test_the_kernel_is_the_python_that_runs_pytest(run, tmp_path):
 def test_each_run_has_a_store_of_its_own_and_leaves_none(run, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    ask = "run = LlmAgent('a', 'demo::instant').map(['Hi', 'Ho'])\nawait run\nrun.from_store"
+    ask = "run = LlmAgent('a', 'demo::instant').map(['Hi', 'Ho'], view=None)\nawait run\nrun.from_store"
     cells = [
         cell("import tempfile\nfrom ceylon_nb import LlmAgent, store\n" + ask, "0", count=1),
         cell(ask, "2", count=2),

@@ -441,7 +441,9 @@ def test_it_gives_way_to_a_summary(
     expect(book.outputs(0)).to_have_text(["before\n", re.compile("0 of 12"), "after\n"])
     book.begin(1)
     tap.let(3, faults.status(400, "not like this"))
+    expect(book.panel.root.get_by_role("status")).to_have_text(re.compile("^Running: "))
     tap.let(9)
+    expect(page.locator("body > [role=status]")).to_have_text("Note: {}: done, 12 of 12, 3 failed")  # it outlives it
     book.ended(1)
     summary = re.compile(r"9 answers, 3 failed of 12.*not like this", re.DOTALL)
     expect(book.outputs(0)).to_have_text(["before\n", summary, "after\n"])

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -30,16 +31,28 @@ def interpreter(name: str, cache: Path) -> Path:
         return Path(sys.executable)
     ipykernel, version = name.split("-")
     base = _base(version)
-    folder = cache / f"{name}-{_fingerprint(base)}"
+    folder = cache / f"{name}-{_fingerprint(base, sys.prefix if version == RUNNING else '')}"
     if not folder.exists():
         making = folder.with_name(f"{folder.name}-{os.getpid()}")  # another run may be making it, too
         _run(base, "-m", "venv", "--clear", making)
-        _run(_python(making), "-m", "pip", "install", "-q", f"ipykernel=={ipykernel}.*", "nest-asyncio", "-e", ROOT)
+        wanted: list[str | Path] = [f"ipykernel=={ipykernel}.*"]
+        if version == RUNNING:
+            _lend(making)
+        else:
+            wanted += ["nest-asyncio", "-e", ROOT]
+        _run(_python(making), "-m", "pip", "install", "-q", *wanted)
         try:
             making.rename(folder)
         except OSError:  # the other one was faster
             shutil.rmtree(making)
     return _python(folder)
+
+
+def _lend(environment: Path) -> None:
+    """Let it see what the running environment has, behind its own: then it needs but a kernel, a minute less."""
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment)}))
+    lent = sysconfig.get_path("purelib")
+    (packages / "lent.pth").write_text(f"import site; site.addsitedir({lent!r})\n")
 
 
 def _base(version: str) -> Path:
@@ -56,11 +69,11 @@ def _python(environment: Path) -> Path:
     return environment / ("Scripts" if os.name == "nt" else "bin") / "python"
 
 
-def _fingerprint(base: Path) -> str:
-    """Changes with what is to be installed, with the Python it is for, and with the place it stands in."""
+def _fingerprint(base: Path, lender: str) -> str:
+    """Changes with what is to be installed, with the Python it is for, with who lends, and with the place."""
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     # many environments may stand on one Python: it is that which counts
-    return hashlib.sha256(f"{base.resolve()} {ROOT} {dependencies}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{base.resolve()} {lender} {ROOT} {dependencies}".encode()).hexdigest()[:8]
 
 
 def _run(*command: str | Path) -> None:
