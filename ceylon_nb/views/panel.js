@@ -197,6 +197,7 @@ class Story {
 
   update(content, buffers) {
     const first = !this.head;
+    const ran = this.moving;
     this.head = content.head;
     this.headAt = performance.now();
     this.hellos = 0;
@@ -211,6 +212,15 @@ class Story {
     const gap = content.from > this.have || (content.time && !this.draw(content.time));
     if (gap && this.since(this.helloAt) > 1) this.hello();
     if (first) this.mounts?.look();
+    if (ran && this.ended && !this.views.size) this.farewell(); // the summary was quicker than this
+  }
+
+  // The panel is gone in the moment in which its batch ends: what is said then has to outlive it.
+  farewell() {
+    const { state, ok, failed, known, total } = this.head;
+    const words = [state, `${number(ok + failed)} of ${number(total ?? known)}`];
+    if (failed) words.push(`${number(failed)} failed`);
+    announce(`${this.title}: ${words.join(", ")}`);
   }
 
   resize(size) {
@@ -1017,7 +1027,6 @@ class Face {
   }
 }
 
-// The panel is gone in the moment in which its batch ends: what is said then has to outlive it.
 function announce(text) {
   const speech = make("div", "", { role: "status", "aria-live": "polite" });
   speech.style.cssText = "position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)";
@@ -1096,7 +1105,8 @@ class View {
   }
 
   stop() {
-    if (this.story.ended && this.spoken.what.startsWith("running")) announce(`${this.story.title}: ${this.ending()}`);
+    const last = this.story.views.size === 1;
+    if (last && this.story.ended && this.spoken.what.startsWith("running")) this.story.farewell();
     this.sizes.disconnect();
     this.sight.disconnect();
     clearTimeout(this.typing);
@@ -1246,8 +1256,6 @@ class View {
     const none = { failed: "No row has failed.", flying: "Nothing is in flight.", waiting: "No row waits." };
     return none[this.listing.show] ?? "Nothing is answered yet.";
   }
-
-  ending() { return `${this.story.head.state}, ${this.progress()}`; }
 
   progress() {
     const { head } = this.story;
