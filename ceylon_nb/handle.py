@@ -162,7 +162,10 @@ class Batch:
 
     @property
     def panel(self) -> Any:
-        """The live panel, an ipywidgets widget: one for each batch, to be put into a VBox or shown again."""
+        """The live panel, an ipywidgets widget: one for each batch, to be put into a VBox or shown again.
+
+        It goes when nobody has the batch any more: keep `run` for as long as it is to be seen.
+        """
         return pkgutil.resolve_name(PANEL)(self)
 
     def plot(self) -> Figure:
@@ -237,7 +240,7 @@ class Batch:
         try:
             return describe(self._source.item(position))
         except Exception as error:  # noqa: BLE001 - the row's own error says so; this is only shown
-            return f"({type(error).__name__}: {error})"
+            return f"({describe(error)})"
 
     def heard(self, flight: Flight, length: int) -> str:
         """The last characters of what has been said so far of a row in flight, if it is streamed."""

@@ -112,6 +112,7 @@ def listen() -> None:
             _shell._last_traceback = None
         if hasattr(_shell, "kernel"):
             kernel.see_cells_through(_shell.kernel)
+            kernel.watch_cells(_shell)
         else:
             kernel.cancel_on_ctrl_c(_shell)
     if asyncio.CancelledError not in _shell.custom_exceptions:  # or not any more: there is one such handler only

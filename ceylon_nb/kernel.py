@@ -43,14 +43,11 @@ def this_cell() -> str:
 _executing = False
 
 
-def watch_cells() -> None:
+def watch_cells(shell: Any) -> None:
     """Know from now on whether a cell is being executed; called in one."""
-    global _executing
-    shell = in_ipython()
-    if shell is not None and _begun not in shell.events.callbacks["pre_run_cell"]:
-        _executing = True
-        shell.events.register("pre_run_cell", _begun)
-        shell.events.register("post_run_cell", _ended)
+    _begun()
+    shell.events.register("pre_run_cell", _begun)
+    shell.events.register("post_run_cell", _ended)
 
 
 def executing() -> bool:

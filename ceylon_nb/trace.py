@@ -148,13 +148,8 @@ class Flight:
         self.waits = True
         self._pieces: list[str] | None = None
 
-    @property
-    def text(self) -> str:
-        """What has been said so far, of a reply that is streamed."""
-        return "".join(self._pieces or ())
-
     def tail(self, length: int) -> str:
-        """The last characters of it."""
+        """The last characters of what has been said so far, of a reply that is streamed."""
         pieces: list[str] = []
         missing = length
         for piece in reversed(self._pieces or ()):

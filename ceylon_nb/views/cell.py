@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from IPython.display import DisplayHandle, display
 
-from ..kernel import this_cell, watch_cells
+from ..kernel import this_cell
 from .summary import bundle
 from .watched import Watched
 from .watching import someone_watches
@@ -70,9 +70,12 @@ class _Place:
             self.leave(run)
 
     def leave(self, run: Watched) -> None:
-        """Display the summary in the cell that has waited, unless nothing has changed since it was."""
+        """Display the summary in the cell that has waited, unless nothing has changed since it was.
+
+        Of a batch that is only just ending, as a loop over it was left early, nothing true can be said yet.
+        """
         standing = run.state, run.counts
-        if self._left != standing:
+        if run.finished and self._left != standing:
             self._left = standing
             display(bundle(run), raw=True)  # type: ignore[no-untyped-call]
             self.cell = this_cell()
@@ -83,7 +86,6 @@ _places: WeakKeyDictionary[Watched, _Place] = WeakKeyDictionary()
 
 def show_panel(run: Watched) -> None:
     """Display the panel in this cell."""
-    watch_cells()
     place = _place(run)
     place.open(run)
     place.cell = this_cell()
@@ -120,7 +122,7 @@ def _place(run: Watched) -> _Place:
 
 
 def _live(run: Watched) -> dict[str, Any]:
-    """A widget's bundle. Nothing but the text stands beside it: a notebook that is saved now may be compared."""
+    """The widget, and for readers that show none the summary as it stands now."""
     view = {"version_major": 2, "version_minor": 0, "model_id": _panel(run).model_id}
     return {WIDGET: view, **bundle(run)}
 

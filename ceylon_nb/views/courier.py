@@ -1,6 +1,21 @@
 """Courier: what takes a panel's messages to the browser, not too many, and does what comes back.
 
-At most ten updates and RATE bytes a second, whatever the batch. Everything happens on the batch's loop.
+At most ten updates and RATE bytes a second, whatever the batch. Everything happens on the batch's loop. The messages,
+all of them custom ones of the widget's (positions count from 0, times are seconds, lengths characters)::
+
+    from the browser                            answered by
+    hello   have, page                          an update from event number `have` on, with the whole timeline
+    do      what, value, id                     ack: id, error
+    want    positions                           rows: rows
+    open    position                            detail: see `Feed.detail`
+    more    position, field, offset             more: position, field, offset, text
+    find    text, id, was                       found, again and again: id, searched, of, done; the positions as buffer
+
+    to the browser, unasked
+    update  head, from, count, events, live, rows, time; events and positions in flight as buffers: see `Feed.update`
+
+A page is one loading of the panel; `was` is the search that a new one takes the place of. Buffers are little-endian
+uint32; an event is ``position << 3 | code``: 0 waiting, 1 ok, 2 failed, 3 cancelled, 4 ok from the store.
 """
 
 from __future__ import annotations

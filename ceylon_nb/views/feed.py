@@ -4,7 +4,7 @@
   at that moment, so a view that missed some asks for them by number, and one that was reloaded begins at 0.
 * The text of a row travels as a preview: the newest unasked, others when a view wants them; and whole when opened.
 
-`panel.js` has the other half of this; the messages are described there and in `Feed.update`.
+`panel.js` has the other half of this; the messages are listed in `courier`.
 """
 
 from __future__ import annotations

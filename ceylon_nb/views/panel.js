@@ -1,5 +1,6 @@
 // The live panel of a batch. The kernel sends numbered events, previews of rows and a head; what is asked for goes back
-// by `model.send` only. Whatever a model, a cell or a column says reaches the page as text, never as markup.
+// by `model.send` only: the messages are listed in `courier.py`. Whatever a model, a cell or a column says reaches the
+// page as text, never as markup.
 
 const [WAITING, OK, FAILED, CANCELLED, STORED, FLYING] = [0, 1, 2, 3, 4, 5];
 const WORDS = ["waiting", "ok", "failed", "cancelled", "from the store", "in flight"];
@@ -168,7 +169,7 @@ class Story {
   changed() { for (const view of this.views) view.ask(); }
   get title() { return oneLine(this.head?.title || this.model.get("title")); }
   get moving() { return this.alive && this.head?.state === "running"; }
-  get ended() { return ["done", "cancelled", "stopped"].includes(this.head?.state); }
+  get ended() { return ["done", "cancelled", "stopped", "left"].includes(this.head?.state); }
   since(at) { return Math.max(0, ((this.alive ? performance.now() : this.stoodAt) - at) / 1000); }
 
   tick() {
@@ -1008,7 +1009,7 @@ class Face {
 
   paintSpeeds(head) {
     const left = this.story.left();
-    const states = { done: "done", paused: "paused", cancelled: "cancelled", stopped: "stopped" };
+    const states = { done: "done", paused: "paused", cancelled: "cancelled", stopped: "stopped", left: "left" };
     write(this.rate, head.rate === null ? "" : speed(head.rate));
     write(this.tokens, head.tokens === null ? "" : `${number(Math.round(head.tokens))} tok/s`);
     write(this.elapsed, clock(this.story.elapsed()));

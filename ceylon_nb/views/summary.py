@@ -177,7 +177,7 @@ def _standing(run: Watched) -> str:
     counts = run.counts
     answered = f"{counts['ok'] + counts['failed']:,}" + (f" of {run.total:,}" if run.total is not None else "")
     if run.state == "running":
-        return f"running when this was saved: {answered}"
+        return f"running when this was shown: {answered}"
     if run.error is not None:  # it says itself what to do
         return f"{run.state} at {answered}: {inline(_reason(run.error), 400)}"
     on = f" · {_code(run, 'resume()')} goes on" if "resume" in run.controls else ""

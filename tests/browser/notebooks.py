@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,16 @@ def write(path: Path, sources: list[str], kernel: str = "python3", **metadata: A
         "nbformat_minor": 5,
     }
     path.write_text(json.dumps(notebook))
+
+
+@contextmanager
+def reading(page: Page, notebook: Path, folder: Path) -> Iterator[Page]:
+    """A page that shows the notebook as nbconvert exports it, in the same browser."""
+    html = folder / "exported.html"
+    html.write_text(exported(notebook))
+    with page.context.new_page() as reader:
+        reader.goto(html.as_uri())
+        yield reader
 
 
 def exported(path: Path) -> str:

@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from ceylon_nb.testing import ModelServer, faults
 
 from .conftest import Open
-from .notebooks import Panel, exported
+from .notebooks import Panel, reading
 from .tap import Tap
 
 pytestmark = pytest.mark.browser
@@ -40,7 +40,7 @@ HOSTILE = {
 SEEN = {"rtl": "gpj.exe", "ansi": "red", "lines": "two", "emoji": "👩‍👩‍👧‍👦", "long": "W" * 40}
 """What is looked for, where it is not the whole text."""
 
-MARKUP = "img, script, style, iframe, a, [onload], [onerror]"
+MARKUP = "img, script, style, iframe, a, [onload], [onerror], mjx-container, .MathJax"
 WIDER = """() => [document.documentElement, ...document.querySelectorAll(".jp-Notebook, .jp-OutputArea-output")]
     .filter(node => node.scrollWidth > node.clientWidth + 1).map(node => node.outerHTML.slice(0, 200))"""
 CONTROL = """() => new Promise(done => {
@@ -145,10 +145,7 @@ None"""
     harmless(page, book.outputs(0))
     book.save()
 
-    html = tmp_path / "exported.html"
-    html.write_text(exported(book.path))
-    with page.context.new_page() as reader:
-        reader.goto(html.as_uri())
+    with reading(page, book.path, tmp_path) as reader:
         shown = reader.locator(".jp-OutputArea-output")
         expect(shown).to_have_count(4)
         for name, text in HOSTILE.items():
@@ -180,10 +177,7 @@ def test_in_a_stream(
     harmless(page, book.outputs(0), book.outputs(1))
     book.save()
 
-    html = tmp_path / "exported.html"
-    html.write_text(exported(book.path))
-    with page.context.new_page() as reader:
-        reader.goto(html.as_uri())
+    with reading(page, book.path, tmp_path) as reader:
         shown = reader.locator(".jp-OutputArea-output")
         expect(shown).to_have_count(2)
         expect(shown.first).to_contain_text(HOSTILE["script"])

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from ceylon_nb.testing import ModelServer, faults
 
 from .conftest import Lab, Open
-from .notebooks import CLEAR, OPEN, Panel, exported
+from .notebooks import CLEAR, OPEN, Panel, reading
 from .tap import Tap
 
 pytestmark = pytest.mark.browser
@@ -498,9 +498,7 @@ def test_what_lasts(notebook: Open, tap: Tap, ask: Ask, page: Page, tmp_path: Pa
     expect(page.locator(".ceylon-panel")).to_have_count(0)
     screenshot("without-a-kernel")
 
-    (tmp_path / "exported.html").write_text(exported(book.path))
-    with page.context.new_page() as reader:
-        reader.goto((tmp_path / "exported.html").as_uri())
+    with reading(page, book.path, tmp_path) as reader:
         tables = reader.get_by_role("table", name="rows")
         expect(tables).to_have_count(2)
         expect(tables.first).to_contain_text("not like this")

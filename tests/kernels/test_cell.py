@@ -195,6 +195,26 @@ def test_a_view_that_cannot_draw_never_touches_the_run(start: Start) -> None:
     assert cell.result == ENDED
 
 
+LOOK = "from ceylon_nb.views.watching import someone_watches; print(someone_watches())"
+
+
+def test_what_a_cell_has_started_is_watched_by_nobody(start: Start) -> None:
+    """As papermill that is called in a notebook: it inherits the notebook's environment."""
+    kernel = start(**WATCHED)
+    assert kernel.run(LOOK).text == "True\n"
+    assert kernel.run(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {LOOK!r}], check=True)").text == (
+        "False\n"
+    )
+
+
+def test_a_loop_that_is_left_early_says_nothing_untrue(start: Start) -> None:
+    kernel = start(**ALONE)
+    cell = kernel.run(HOLD.replace("await go_on.wait()", "await asyncio.sleep(0 if item == 1 else 60)") +
+                      "async for answer in run: break\nawait asyncio.sleep(0.3)")  # fmt: skip
+    assert shown(cell) == []
+    assert shown(kernel.run("run"))[0][2] == "Batch(1 ok, 4 cancelled of 5, cancelled)"
+
+
 COLLECTED = """
 import gc, weakref
 from ipywidgets.widgets import widget
