@@ -215,7 +215,7 @@ def test_an_unknown_number_of_rows_and_each_way_to_stand():
         text = shown(run)
         assert text.startswith("2 answers · wait")
         assert "2|● waiting|2" in text
-        assert text.endswith("… more in run.framerunning when this was saved: 2")
+        assert text.endswith("… more in run.framerunning when this was shown: 2")
         run.pause()
         assert shown(run).endswith("paused at 2 · run.resume() goes on")
         run.cancel()
