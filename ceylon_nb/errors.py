@@ -11,6 +11,15 @@
     ├── InvalidItem (ValueError)             one item cannot be sent
     │   └── EmptyPrompt
     ├── WrongLoop (RuntimeError)             a blocking call where it would wait for itself
+    ├── NoSuchAction (LookupError)           the agent has no action of that name
+    ├── InvalidArguments (ValueError)        an action was called with what it cannot take; it was not run
+    ├── ActionTimeout (TimeoutError)         an action took too long
+    ├── MeshError                            a message in a mesh cannot be delivered, or will not be answered
+    │   ├── NoSuchAgent (LookupError)        nobody of that name is in the mesh, or not any more
+    │   ├── NoHandler (NotImplementedError)  the agent has no on_message
+    │   ├── MeshStopped                      it was stopped
+    │   ├── CircularQuery                    agents would wait for one another for ever
+    │   └── QueryTimeout (TimeoutError)      no answer in time; the work was cancelled
     ├── StoreError                           the store of answers cannot be used
     │   ├── StoreLocked                      another process holds it for too long
     │   ├── StoreUnwritable (OSError)        its disk is full, read-only or gone
@@ -23,6 +32,7 @@
         │   ├── ConnectionLost               closed or reset before the whole answer had come
         │   └── TLSFailed
         ├── RequestTimeout (TimeoutError)    the server was reached and did not answer in time
+        ├── TooManyRounds                    the model goes on calling actions
         ├── StatusError                      the server said no
         │   ├── Redirected                   3xx
         │   ├── BadRequest                   400, 413, 422
@@ -82,6 +92,42 @@ class EmptyPrompt(InvalidItem):
 
 class WrongLoop(CeylonError, RuntimeError):
     """A blocking call made where it would wait for itself."""
+
+
+class NoSuchAction(CeylonError, LookupError):
+    """The agent has no action of that name."""
+
+
+class InvalidArguments(CeylonError, ValueError):
+    """An action was called with arguments that it cannot take; it was not run."""
+
+
+class ActionTimeout(CeylonError, TimeoutError):
+    """An action took too long, and was cancelled; one that is not async goes on in its thread."""
+
+
+class MeshError(CeylonError):
+    """A message in a mesh cannot be delivered, or will not be answered."""
+
+
+class NoSuchAgent(MeshError, LookupError):
+    """Nobody of that name is in the mesh, or not any more."""
+
+
+class NoHandler(MeshError, NotImplementedError):
+    """The agent has no ``on_message``."""
+
+
+class MeshStopped(MeshError):
+    """The mesh was stopped before the message was handled."""
+
+
+class CircularQuery(MeshError):
+    """Agents would wait for one another for ever; nothing was sent."""
+
+
+class QueryTimeout(MeshError, TimeoutError):
+    """No answer in time; the work that the query had begun was cancelled."""
 
 
 class StoreError(CeylonError):
@@ -166,6 +212,10 @@ class TLSFailed(ConnectionFailed):
 
 class RequestTimeout(RequestError, TimeoutError):
     """The server was reached and did not answer in time."""
+
+
+class TooManyRounds(RequestError):
+    """The model goes on calling actions instead of answering."""
 
 
 class StatusError(RequestError):
