@@ -124,6 +124,7 @@ class Story {
     this.hellos = 0;
     this.helloAt = -1e9;
     this.estimate = null;
+    this.parted = false; // its end was said
   }
 
   start() {
@@ -213,11 +214,13 @@ class Story {
     const gap = content.from > this.have || (content.time && !this.draw(content.time));
     if (gap && this.since(this.helloAt) > 1) this.hello();
     if (first) this.mounts?.look();
-    if (ran && this.ended && !this.views.size) this.farewell(); // the summary was quicker than this
+    if (this.moving) this.parted = false;
+    if (ran && this.ended) this.farewell();
   }
 
-  // The panel is gone in the moment in which its batch ends: what is said then has to outlive it.
+  // The panel is gone in the moment in which its batch ends, or was before: what is said then has to outlive it.
   farewell() {
+    this.parted = true;
     const { state, ok, failed, known, total } = this.head;
     const words = [state, `${number(ok + failed)} of ${number(total ?? known)}`];
     if (failed) words.push(`${number(failed)} failed`);
@@ -1106,8 +1109,6 @@ class View {
   }
 
   stop() {
-    const last = this.story.views.size === 1;
-    if (last && this.story.ended && this.spoken.what.startsWith("running")) this.story.farewell();
     this.sizes.disconnect();
     this.sight.disconnect();
     clearTimeout(this.typing);
@@ -1269,7 +1270,8 @@ class View {
 
   // Changes at once, progress at most every 15 s; by one of the views that can be seen.
   speak(head, note) {
-    if (!head || [...this.story.views].find((view) => view.seen !== false) !== this) return;
+    if (!head || this.story.parted) return;
+    if ([...this.story.views].find((view) => view.seen !== false) !== this) return;
     const what = `${head.state} ${note?.kind}`;
     const changed = what !== this.spoken.what;
     if (!changed && (head.state !== "running" || performance.now() - this.spoken.at < 15000)) return;

@@ -202,9 +202,14 @@ def notebook(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Iterator[O
     def begin(*sources: str, ipykernel: str = "here") -> Notebook:
         path = lab.root / f"{request.node.name}-{secrets.token_hex(2)}.ipynb"
         write(path, list(sources), lab.kernel(ipykernel))
-        page.evaluate(OPEN, path.name)
         book = Notebook(page, path)
-        book.settle()
+        page.evaluate(OPEN, path.name)
+        try:
+            book.settle()
+        except Error:  # JupyterLab does not always hear of a kernel that starts slowly, and then waits for ever
+            page.evaluate(CLEAR)
+            page.evaluate(OPEN, path.name)
+            book.settle()
         return book
 
     yield begin

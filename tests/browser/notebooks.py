@@ -18,7 +18,10 @@ OPEN = """async path => {
     await commands.execute("docmanager:open", { path }); }"""
 SETTLED = """async () => {
     const context = window.jupyterapp.shell.currentWidget.context;
-    await context.ready; await context.sessionContext.ready; await context.sessionContext.session.kernel.info; }"""
+    const late = new Promise((_, reject) => setTimeout(reject, 45e3, new Error("The kernel does not answer.")));
+    const ready = async () => {
+        await context.ready; await context.sessionContext.ready; await context.sessionContext.session.kernel.info; };
+    await Promise.race([ready(), late]); }"""
 CLEAR = """async () => {
     for (const widget of [...window.jupyterapp.shell.widgets("main")]) {
         const session = widget.context?.sessionContext;
