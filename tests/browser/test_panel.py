@@ -443,8 +443,8 @@ def test_it_gives_way_to_a_summary(
     tap.let(3, faults.status(400, "not like this"))
     expect(book.panel.root.get_by_role("status")).to_have_text(re.compile("^Running: "))
     tap.let(9)
-    said = page.locator("body > [role=status]").filter(has_text="done")  # it outlives the panel
-    expect(said).to_have_text("Note: {}: done, 12 of 12, 3 failed")
+    said = page.locator("body > [role=status]").filter(has_text="12 of 12, 3 failed")
+    expect(said).to_have_text("Note: {}: done, 12 of 12, 3 failed")  # it outlives the panel
     book.ended(1)
     summary = re.compile(r"9 answers, 3 failed of 12.*not like this", re.DOTALL)
     expect(book.outputs(0)).to_have_text(["before\n", summary, "after\n"])
