@@ -1,6 +1,6 @@
 """Run many model queries from a Jupyter notebook, on the event loop that it already has."""
 
-from .agents import Conversation, LlmAgent
+from .agents import Agent, Conversation, LlmAgent, LocalMesh
 from .answers import Answer
 from .engine import batch
 from .errors import CeylonError
@@ -14,11 +14,13 @@ from .tasks import as_completed
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
     "Answer",
     "Batch",
     "CeylonError",
     "Conversation",
     "LlmAgent",
+    "LocalMesh",
     "Message",
     "Reply",
     "Store",

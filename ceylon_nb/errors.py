@@ -332,9 +332,12 @@ def ungrouped(error: Exception) -> Exception:
 
 
 def _first(error: Any) -> Any:
+    notes = []
     while isinstance(error, BaseExceptionGroup):
         error, *others = error.exceptions
-        note = f"Raised together with {', '.join(map(repr, others))}."
-        if others and note not in getattr(error, "__notes__", ()):
+        if others:
+            notes.append(f"Raised together with {', '.join(map(repr, others))}.")
+    for note in notes:
+        if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
     return error

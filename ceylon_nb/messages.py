@@ -1,10 +1,10 @@
-"""What is said to a model and what comes back: Message, Reply, Usage."""
+"""What is said to a model and what comes back: Message, Reply, Usage; what it may have done: Tool, ToolCall, Done."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import orjson
@@ -26,6 +26,95 @@ class Message:
 
     role: str
     content: str
+
+
+# -- actions, as a model knows them ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """What a model is told of an action.
+
+    Attributes
+    ----------
+    name : str
+        As the model calls it.
+    description : str
+        What it does, and when to call it.
+    parameters : Mapping
+        JSON schema of the arguments, of type ``object``.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """What a model wants done.
+
+    Attributes
+    ----------
+    id : str
+        What its result is known by.
+    name : str
+        The action's.
+    arguments : Mapping or str
+        By name; what the model wrote, where that is no JSON object.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] | str = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CallsMessage(Message):
+    """A model's turn that calls actions; role ``"assistant"``, and what it said beside."""
+
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResultMessage(Message):
+    """What came of one call, role ``"tool"``; the content is what the model is told of it."""
+
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One call of an action, and what came of it; `Reply.actions` is a tuple of these.
+
+    Attributes
+    ----------
+    call : ToolCall
+        What the model asked for.
+    result : str
+        What the model was told of it.
+    error : str or None
+        What went wrong, as ``"ValueError: no such city"``; None if nothing did.
+    latency : float
+        Seconds that it took.
+    round : int
+        In which of the model's turns it was asked for, from 1.
+    """
+
+    call: ToolCall
+    result: str
+    error: str | None
+    latency: float
+    round: int
+
+    def __str__(self) -> str:
+        given = self.call.arguments
+        if not isinstance(given, str):
+            given = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        return f"{self.call.name}({given}) → {self.result}"
+
+
+# -- prompts and replies ---------------------------------------------------------------------------------------------
 
 
 Prompt: TypeAlias = str | Iterable[Message | Mapping[str, str]]
@@ -67,15 +156,22 @@ class Reply(Text):
         ``"stop"``, ``"length"``, … in the server's words.
     attempts : int
         Requests it took.
+    tool_calls : tuple of ToolCall
+        The actions that the model asks for; they are done before an agent's user sees the reply, and then there are
+        none.
+    actions : tuple of Done
+        What was done on the way. Tokens, attempts and seconds are those of the whole way, then.
     """
 
-    __slots__ = ("_raw", "attempts", "finish_reason", "latency", "model", "usage")
+    __slots__ = ("_raw", "actions", "attempts", "finish_reason", "latency", "model", "tool_calls", "usage")
 
     usage: Usage
     model: str | None
     latency: float | None
     finish_reason: str | None
     attempts: int
+    tool_calls: tuple[ToolCall, ...]
+    actions: tuple[Done, ...]
     _raw: bytes
 
     def __new__(  # noqa: D102 - the class tells
@@ -88,6 +184,8 @@ class Reply(Text):
         finish_reason: str | None = None,
         attempts: int = 1,
         raw: bytes = b"",
+        tool_calls: tuple[ToolCall, ...] = (),
+        actions: tuple[Done, ...] = (),
     ) -> Reply:
         self = super().__new__(cls, text)
         self.usage = usage or UNKNOWN
@@ -95,6 +193,8 @@ class Reply(Text):
         self.latency = latency
         self.finish_reason = finish_reason
         self.attempts = attempts
+        self.tool_calls = tool_calls
+        self.actions = actions
         self._raw = raw
         return self
 
@@ -104,7 +204,7 @@ class Reply(Text):
         return decode_json(self._raw) if self._raw else None
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
-        fields = {name: getattr(self, name) for name in ("usage", "model", "latency", "finish_reason", "attempts")}
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "_raw"}
         return (str(self),), {**fields, "raw": self._raw}
 
     def __getstate__(self) -> None:

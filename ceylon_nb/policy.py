@@ -10,6 +10,9 @@ from .limits import Endpoint
 from .retry import any_fault, backoff, retrying, time_left
 from .timeouts import patient_timeout
 
+COUNTS = ("max_at_once", "attempts", "max_rounds", "mailbox", "keep", "last")
+"""Options that are whole numbers, and never None."""
+
 VIEWS = ("auto", "panel", "static", "terminal")
 
 
@@ -23,9 +26,9 @@ def check_options(*, view: object = None, **numbers: object) -> None:
         unknown view.
     """
     for name, value in numbers.items():
-        if value is None and name not in ("max_at_once", "attempts"):
+        if value is None and name not in COUNTS:
             continue
-        whole = name in ("max_at_once", "attempts", "max_tokens")
+        whole = name in (*COUNTS, "max_tokens")
         number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         least = 0 if name == "temperature" else None
         if not number or not (0 < value < float("inf") or value == least):  # type: ignore[operator]

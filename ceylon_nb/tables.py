@@ -161,6 +161,20 @@ def seconds_of(length: timedelta | str | float) -> float:
     return float(seconds)
 
 
+def traffic(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
+    """The messages of a mesh, one a row, in the order in which they were sent; see `LocalMesh.trace`."""
+    import pandas as pd
+
+    names = ("when", "from", "to", "kind", "message", "answer", "waited", "latency", "error", "tokens")
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
+    kinds = {"when": "float64", "waited": "float64", "latency": "float64", "tokens": "Int64"}
+    frame = pd.DataFrame(
+        {name: pd.Series(list(cells), dtype=kinds.get(name, "object")) for name, cells in columns.items()}
+    )
+    frame["when"] = pd.to_datetime(frame["when"], unit="s", utc=True)
+    return frame
+
+
 def export(rows: Iterator[tuple[Any, ...]], columns: Mapping[str, str], path: Path) -> int:
     """Write rows to a .csv, .jsonl or .parquet file, some at a time; returns how many.
 

@@ -179,8 +179,8 @@ class Flight:
         self.since, self.waits = now, False
 
     def answered(self, now: float, seconds: float) -> None:
-        """The row has its answer, after an attempt of so many seconds."""
-        self._trace.add(self, now, seconds, OK)
+        """It has an answer, after an attempt of so many seconds; of several that follow one another the last counts."""
+        self._trace.add(self, now, min(seconds, now - self.since), OK)
 
     def refused(self, error: Exception, seconds: float) -> None:
         """The last attempt failed."""

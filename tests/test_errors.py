@@ -170,7 +170,7 @@ def test_a_cause_that_was_hidden_is_found_and_a_bystander_is_not() -> None:
 def test_a_group_gives_its_first_exception_and_names_the_others():
     found = ungrouped(ExceptionGroup("out", [ExceptionGroup("in", [ValueError(1), TypeError(2)]), KeyError(3)]))
     assert repr(found) == "ValueError(1)"
-    assert found.__notes__ == ["Raised together with TypeError(2)."]
+    assert found.__notes__ == ["Raised together with KeyError(3).", "Raised together with TypeError(2)."]
 
 
 def test_no_context_of_what_is_left_is_a_group():

@@ -14,7 +14,7 @@ from IPython.lib.pretty import pretty
 
 from ceylon_nb import Message, Reply, Usage
 from ceylon_nb.errors import EmptyPrompt, InvalidItem
-from ceylon_nb.messages import Text, as_messages, decode_json, sendable
+from ceylon_nb.messages import Done, Text, ToolCall, as_messages, decode_json, sendable
 
 FIELDS = ("usage", "model", "latency", "finish_reason", "attempts", "raw")
 
@@ -203,3 +203,9 @@ def test_what_is_no_prompt(prompt, said):
     with pytest.raises(InvalidItem) as raised:
         as_messages(prompt)
     assert str(raised.value).endswith(said)
+
+
+def test_what_was_done_says_so_on_one_line():
+    call = ToolCall("call_0", "price", {"item": "tea", "count": 2})
+    assert str(Done(call, "2.5", None, 0.1, 1)) == "price(item='tea', count=2) → 2.5"
+    assert str(Done(ToolCall("call_1", "price", "{tea"), "error: no", "no", 0.1, 1)) == "price({tea) → error: no"

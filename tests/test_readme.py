@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-BATCH, AGAIN, RECORD, *MODELS = blocks("python")
+BATCH, AGAIN, RECORD, ACT, TALK, *MODELS = blocks("python")
 
 
 def run(*cells: str) -> list[str]:
@@ -55,8 +55,12 @@ def test_the_example_prints_what_the_readme_shows() -> None:
 
 def test_nothing_is_paid_for_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CEYLON_NB_STORE", str(tmp_path / "answers.sqlite"))
-    assert run(BATCH, AGAIN) == blocks("text")
-    assert run(BATCH, AGAIN) == blocks("text")  # after a restart, too
+    assert run(BATCH, AGAIN) == blocks("text")[:2]
+    assert run(BATCH, AGAIN) == blocks("text")[:2]  # after a restart, too
+
+
+def test_agents_act_and_talk() -> None:
+    assert run("from ceylon_nb import LlmAgent", ACT, TALK)[1:] == blocks("text")[2:]
 
 
 def test_a_recording_is_replayed_without_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

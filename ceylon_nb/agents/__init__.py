@@ -1,6 +1,8 @@
-"""Agents: LlmAgent asks a model."""
+"""Agents: an Agent answers messages and does things, an LlmAgent asks a model."""
 
+from .agent import Agent
 from .llm import Conversation, LlmAgent
+from .mesh import LocalMesh
 from .stream import Stream
 
-__all__ = ["Conversation", "LlmAgent", "Stream"]
+__all__ = ["Agent", "Conversation", "LlmAgent", "LocalMesh", "Stream"]

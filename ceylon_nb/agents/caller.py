@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
 
 from .. import limits, recording
 from ..errors import ConfigurationError, RequestError, drop_tracebacks, ungrouped
 from ..loop import awake, clock
-from ..messages import Prompt, Reply, as_messages
+from ..messages import Prompt, Reply, Tool, ToolCall, as_messages
 from ..policy import check_options
 from ..providers.base import Delta, Provider, Request, gather_stream
 from ..retry import attempts_made, backoff, retrying, time_left, worth_another_try
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ..http import Transport
 
 T = TypeVar("T")
+
+Confirm: TypeAlias = Callable[[str, ToolCall], "bool | str | Awaitable[bool | str]"]
+"""Takes an agent's name and a call; returns whether the action may be run, or why not, as text. May be async."""
 
 
 class Options(TypedDict, total=False):
@@ -36,6 +39,9 @@ class Options(TypedDict, total=False):
     attempts: int
     max_per_minute: float | None
     transport: Transport | None
+    max_rounds: int
+    action_timeout: float | None
+    confirm: Confirm | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,9 @@ class Settings:
     attempts: int = 3
     max_per_minute: float | None = None
     transport: Transport | None = field(default=None, repr=False)
+    max_rounds: int = 10
+    action_timeout: float | None = 60.0
+    confirm: Confirm | None = None
 
     @property
     def connection(self) -> tuple[str | None, str | None, Transport | None]:
@@ -79,7 +88,11 @@ class Settings:
             timeout=new.timeout,
             attempts=new.attempts,
             max_per_minute=new.max_per_minute,
+            max_rounds=new.max_rounds,
+            action_timeout=new.action_timeout,
         )
+        if not (new.confirm is None or callable(new.confirm)):
+            raise ConfigurationError(f"confirm is a function (agent_name, call) -> bool, not {new.confirm!r}.")
         return new
 
 
@@ -92,7 +105,11 @@ class Caller:
         ``provider::model-name``.
     endpoint : Endpoint
         The clocks that its requests go by.
+    tools : tuple of Tool
+        The actions that the model may call.
     """
+
+    tools: tuple[Tool, ...] = ()
 
     def __init__(self, model: str, provider: Provider, settings: Settings) -> None:
         self.model = model

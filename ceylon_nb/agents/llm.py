@@ -20,14 +20,16 @@ from ..templates import Template, TemplateLike
 from ..urls import whereabouts
 from ..work import Storing, Work
 from . import models
-from .caller import Caller, Options, Settings
+from .agent import Agent
+from .caller import Caller, Confirm, Options, Settings
 from .stream import Stream
+from .toolloop import ActingCaller, Toolbox
 
 if TYPE_CHECKING:
     from ..http import Transport
 
 
-class LlmAgent:
+class LlmAgent(Agent):
     """A model to ask, under a name.
 
     Parameters
@@ -53,6 +55,13 @@ class LlmAgent:
         Requests a minute, evenly spaced, shared by all that state one for the same base URL and key.
     transport : httpx.AsyncBaseTransport, optional
         In place of the default one. It stays yours to close.
+    max_rounds : int
+        Turns in which the model may call actions before it has to answer: 10 unless told.
+    action_timeout : float or None
+        Seconds for an action that states none itself: 60 unless told.
+    confirm : callable, optional
+        ``confirm(agent_name, call)`` is asked before an action that the model calls is run: True, False, or as text
+        why not. May be async; else it runs in a thread.
 
     Raises
     ------
@@ -68,18 +77,14 @@ class LlmAgent:
 
     def __init__(self, name: str, model: models.Model, **options: Unpack[Options]) -> None:
         listen()
-        self._name = name
+        super().__init__(name)
         self._model = model
         self._provider_name, self._model_name = models.parse(model)
         self._settings = Settings().but(options)
         self._providers: dict[tuple[object, ...], Provider] = {}
 
     def __repr__(self) -> str:
-        return f"LlmAgent({self._name!r}, {self.model!r})"
-
-    def name(self) -> str:
-        """Its name."""
-        return self._name
+        return f"{type(self).__name__}({self.name()!r}, {self.model!r})"
 
     @property
     def model(self) -> str:
@@ -141,6 +146,18 @@ class LlmAgent:
         """Set the httpx transport; None takes the default one."""
         return self._with(transport=transport)
 
+    def with_max_rounds(self, max_rounds: int) -> LlmAgent:
+        """Set in how many turns the model may call actions."""
+        return self._with(max_rounds=max_rounds)
+
+    def with_action_timeout(self, action_timeout: float | None) -> LlmAgent:
+        """Set the seconds for an action that states none itself; None waits for ever."""
+        return self._with(action_timeout=action_timeout)
+
+    def with_confirm(self, confirm: Confirm | None) -> LlmAgent:
+        """Set who is asked before an action is run; None runs them all."""
+        return self._with(confirm=confirm)
+
     def _with(self, **options: Unpack[Options]) -> LlmAgent:
         self._settings = self._settings.but(options)
         return self
@@ -148,7 +165,7 @@ class LlmAgent:
     # -- asking -------------------------------------------------------------------------------------------------
 
     async def send_message(self, message: Prompt, *, store: StoreLike = None) -> Reply:
-        """Ask, and return the whole answer.
+        """Ask, and return the whole answer; of an agent that has actions, when those that the model calls are done.
 
         Parameters
         ----------
@@ -161,17 +178,26 @@ class LlmAgent:
         ------
         RequestError
             No answer, after all attempts; it knows status, body, url, retry_after, attempts and item.
+        TooManyRounds
+            The model goes on calling actions.
         InvalidItem
             There is nothing to send.
         """
         with explained(self._interrupted):
-            if store is not None:
-                return await self._stored(message, store)
-            caller = self._caller(self._settings)
-            return await caller.ask(caller.request(message))
+            reply = await (self._asked(message) if store is None else self._stored(message, store))
+            self._last_answer = reply
+            return reply
 
     send_message_async = send_message
     query = send_message
+
+    async def on_message(self, message: Prompt, context: object | None = None) -> Reply:
+        """Ask the model; its actions get the context. One of your own asks it by `send_message`."""
+        return await self._asked(message, context)
+
+    async def _asked(self, message: Prompt, context: object | None = None) -> Reply:
+        caller = self._caller(self._settings, context)
+        return await caller.ask(caller.request(message))
 
     async def _stored(self, message: Prompt, store: StoreLike) -> Reply:
         run = self.map([message], store=store, view=None)
@@ -224,7 +250,8 @@ class LlmAgent:
             item itself. Or a function from item to text or messages.
         max_at_once, deadline, store, fresh, dedupe, keep, view, name
             As in `batch`. Two questions are the same if provider, address, model, messages, temperature and max_tokens
-            are. An agent on an async function of yours is stored only if `store` is a path, as a function may change.
+            are. An agent that has actions, or is made of a function of yours, is stored only if `store` is a path: what
+            they do may change. Its actions' schemas are part of the question, and what they did is not kept.
         stream : bool
             Ask for each reply in pieces, so that the panel shows it grow; the rows are the same.
         **options
@@ -242,17 +269,17 @@ class LlmAgent:
         prompt_of = Template(template, source)
         caller = self._caller(self._settings.but(options))
 
-        title = name or (template if isinstance(template, str) else self._name)
+        title = name or (template if isinstance(template, str) else self.name())
         where = whereabouts(caller.provider.base_url)
         family = models.family(self._model, caller)
         said_before = sendable(caller.settings.system_prompt or "")
         work = Work(
             caller.ask_streaming if stream else caller.ask,
             title=title,
-            subtitle=" · ".join(part for part in (self._name, self.model, where) if part not in ("", title)),
+            subtitle=" · ".join(part for part in (self.name(), self.model, where) if part not in ("", title)),
             model=self.model,
             prepare=lambda item: caller.request(prompt_of(item)),
-            family=family if isinstance(self._model, str) or store != "auto" else None,
+            family=family if store != "auto" or (isinstance(self._model, str) and not caller.tools) else None,
             identify=lambda request: family.asks_messages(request.messages, said_before),
             describe=lambda item: as_text(prompt_of(item)),
             gist=lambda item: as_text(prompt_of.gist(item)),
@@ -262,7 +289,22 @@ class LlmAgent:
         storing = Storing(store, fresh=fresh, dedupe=dedupe, keep=keep)
         return engine.start(work, source, storing, max_at_once=max_at_once, deadline=deadline, view=view)
 
-    def _caller(self, settings: Settings) -> Caller:
+    def _caller(self, settings: Settings, context: object | None = None) -> Caller:
+        provider = self._provider(settings)
+        actions = self.actions
+        if not actions:
+            return Caller(self.model, provider, settings)
+        toolbox = Toolbox(
+            self.name(),
+            actions,
+            max_rounds=settings.max_rounds,
+            timeout=settings.action_timeout,
+            confirm=settings.confirm,
+            context=context,
+        )
+        return ActingCaller(self.model, provider, settings, toolbox)
+
+    def _provider(self, settings: Settings) -> Provider:
         provider = self._providers.get(settings.connection)
         if provider is None:
             try:
@@ -271,10 +313,10 @@ class LlmAgent:
                 recorded = recording.current()
                 if recorded is None or recorded.record is not None:
                     raise
-                nobody = models.connect(self._model, settings.base_url, "nothing is sent", settings.transport)
-                return Caller(self.model, nobody, settings)  # not kept: after the replay there is a key, or an error
+                # not kept: after the replay there is a key, or an error
+                return models.connect(self._model, settings.base_url, "nothing is sent", settings.transport)
             self._providers[settings.connection] = provider
-        return Caller(self.model, provider, settings)
+        return provider
 
     def _interrupted(self) -> str:
         return f"Interrupted before {self.model} had answered: the request is closed."
@@ -292,7 +334,10 @@ class LlmAgent:
 
 
 class Conversation:
-    """Turns that see the ones before. A turn that fails leaves no trace; turns wait for one another, in order."""
+    """Turns that see the ones before. A turn that fails leaves no trace; turns wait for one another, in order.
+
+    What was said is remembered, not which actions were called on the way.
+    """
 
     def __init__(self, agent: LlmAgent) -> None:
         self._agent = agent

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, TypeAlias
 
+import orjson
+
 from .. import errors
 from ..messages import sendable
 from ..providers.base import Provider
@@ -59,6 +61,7 @@ def family(model: Model, caller: Caller) -> Family:
         system_prompt=sendable(settings.system_prompt) if settings.system_prompt else None,
         temperature=None if settings.temperature is None else float(settings.temperature),
         max_tokens=settings.max_tokens,
+        tools=orjson.dumps(caller.tools, option=orjson.OPT_SORT_KEYS).decode() if caller.tools else None,
     )
 
 

@@ -282,5 +282,5 @@ async def _pieces(
     except BaseException as error:
         told.end(error=error)
         raise
-    reply.latency, reply.attempts = clock() - began, attempts
+    reply.latency, reply.attempts = clock() - began, max(attempts, reply.attempts)  # it may be of several rounds
     told.end(reply)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
 from ..loop import load
-from ..messages import Message, Prompt, Reply, Usage, decode_json
+from ..messages import Message, Prompt, Reply, Tool, ToolCall, Usage, decode_json
 from ..urls import Address, mask
+from .calls import count_calls, parse_call
 
 if TYPE_CHECKING:
     from ..http import Client, Handler, Response, Transport
@@ -31,6 +32,9 @@ class Request:
         Seconds, from sending to the last byte.
     prompt : str or messages
         What the messages were made of, for errors to name.
+    tools : tuple of Tool
+        What the model may have done. Only with these there may be a `CallsMessage` or `ResultMessage` among the
+        messages.
     """
 
     model: str
@@ -39,17 +43,28 @@ class Request:
     max_tokens: int | None = None
     timeout: float | None = None
     prompt: Prompt = field(default="", repr=False, compare=False)
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a streamed answer: text, or what is known at its end."""
+    """A piece of a streamed answer: text, or what is known at its end.
+
+    Attributes
+    ----------
+    tool_calls : tuple of ToolCall
+        Whole ones; the fragments that some servers send are put together before.
+    reply : Reply or None
+        The whole answer, from whoever has put it together: of several rounds the last one's text.
+    """
 
     text: str = ""
     model: str | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
     raw: bytes = b""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reply: Reply | None = None
 
 
 class Provider(Protocol):
@@ -124,16 +139,21 @@ def gather_stream(deltas: Iterable[Delta]) -> Reply:
     Raises
     ------
     EmptyReply
-        There is no text in them.
+        There is no text in them, and no action is asked for.
     """
     text, model, finish_reason, usage, raw = [], None, None, None, b""
+    calls: list[ToolCall] = []
     for delta in deltas:
+        if delta.reply is not None:
+            return delta.reply
         text.append(delta.text)
+        calls += delta.tool_calls
         model, usage = delta.model or model, delta.usage or usage
         finish_reason, raw = delta.finish_reason or finish_reason, delta.raw or raw
-    if not any(text):
+    if not any(text) and not calls:
         raise errors.EmptyReply("{}. {}".format(*no_text(finish_reason)))
-    return Reply("".join(text), model=model, finish_reason=finish_reason, usage=usage, raw=raw)
+    said = "".join(text)
+    return Reply(said, model=model, finish_reason=finish_reason, usage=usage, raw=raw, tool_calls=tuple(calls))
 
 
 def no_text(finish_reason: str | None) -> tuple[str, str]:
@@ -227,7 +247,14 @@ class Server:
     def reply(self, delta: Delta) -> Reply:
         """A whole answer, without key and password: a server that echoes them would have them saved with a notebook."""
         text = self.address.hide(delta.text)
-        return Reply(text, model=delta.model, finish_reason=delta.finish_reason, usage=delta.usage, raw=delta.raw)
+        return Reply(
+            text,
+            model=delta.model,
+            finish_reason=delta.finish_reason,
+            usage=delta.usage,
+            raw=delta.raw,
+            tool_calls=delta.tool_calls,
+        )
 
     def decode(self, data: bytes) -> dict[str, Any]:
         """A JSON object from the wire.
@@ -265,6 +292,31 @@ class Server:
     def foreign(self, body: bytes) -> errors.RequestError:
         """The error for an object that is no answer."""
         return self._error(errors.BadReply, "The server's answer has no message in it", self.dialect, body)
+
+    def calls(self, found: object, request: Request, body: bytes, *, before: int = 0) -> tuple[ToolCall, ...]:
+        """The calls in an answer; none where no tools were offered.
+
+        Parameters
+        ----------
+        found : object
+            A list of ``{"id": …, "function": {"name": …, "arguments": …}}``, as it came.
+        before : int
+            Calls that this answer made before.
+
+        Raises
+        ------
+        BadReply
+            It cannot be read.
+        """
+        if not found or not request.tools:
+            return ()
+        calls = found if isinstance(found, list) else [found]
+        first = count_calls(request.messages) + before
+        try:
+            return tuple(parse_call(each, n) for n, each in enumerate(calls, start=first))
+        except ValueError as error:
+            said = "The server's answer calls an action in a way that cannot be read"
+            raise self._error(errors.BadReply, said, "Ask again, or ask another model.", body) from error
 
     def broke_off(self) -> errors.RequestError:
         """The error for a stream that ends before it says so."""

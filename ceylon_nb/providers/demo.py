@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from . import demo_tasks
+from . import demo_tools
 from .ollama import Ollama
 
 if TYPE_CHECKING:
@@ -58,36 +58,45 @@ async def _serve(path: str, body: bytes) -> tuple[int, str, bytes | AsyncIterato
     if model not in MODELS:
         said = f"model '{model}' not found"
         return 404, "application/json", orjson.dumps({"error": said})
-    prompt = messages[-1]["content"]
+    prompt = messages[-1].get("content") or ""
     slow = model == "tutor"
-    words = tokens(demo_tasks.answer(messages))
+    answer = demo_tools.reply(messages, ask.get("tools"))
+    calls = answer["tool_calls"]
+    words = [] if calls else tokens(answer["content"])
     limit = ask.get("options", {}).get("num_predict")
-    done = _done(messages, words, limit)
+    done = _done(messages, words, calls, limit)
     if limit is not None and limit > 0:
         words = words[:limit]
     if slow:
         await asyncio.sleep(thinking_time(prompt))
     if ask.get("stream", True):
-        return 200, "application/x-ndjson", _stream(model, words, done, TOKEN if slow else 0.0)
-    return 200, "application/json", _line(model, "".join(words), done)
+        return 200, "application/x-ndjson", _stream(model, words, calls, done, TOKEN if slow else 0.0)
+    return 200, "application/json", _line(model, "".join(words), done, calls)
 
 
-def _done(messages: Sequence[Mapping[str, str]], words: Sequence[str], limit: int | None) -> dict[str, Any]:
+def _done(
+    messages: Sequence[Mapping[str, Any]], words: Sequence[str], calls: Sequence[Mapping[str, Any]], limit: int | None
+) -> dict[str, Any]:
     cut = limit is not None and 0 < limit < len(words)
     return {
         "done": True,
         "done_reason": "length" if cut else "stop",
-        "prompt_eval_count": sum(len(message["content"].split()) for message in messages),
-        "eval_count": limit if cut else len(words),
+        "prompt_eval_count": sum(len((message.get("content") or "").split()) for message in messages),
+        "eval_count": limit if cut else len(words) + sum(1 + len(call["function"]["arguments"]) for call in calls),
     }
 
 
-async def _stream(model: str, words: Sequence[str], done: dict[str, Any], pause: float) -> AsyncIterator[bytes]:
+async def _stream(
+    model: str, words: Sequence[str], calls: Sequence[Mapping[str, Any]], done: dict[str, Any], pause: float
+) -> AsyncIterator[bytes]:
     for word in words:
         yield _line(model, word, {"done": False})
         await asyncio.sleep(pause)
+    if calls:
+        yield _line(model, "", {"done": False}, calls)
     yield _line(model, "", done)
 
 
-def _line(model: str, text: str, rest: Mapping[str, Any]) -> bytes:
-    return orjson.dumps({"model": model, "message": {"role": "assistant", "content": text}, **rest}) + b"\n"
+def _line(model: str, text: str, rest: Mapping[str, Any], calls: Sequence[Mapping[str, Any]] = ()) -> bytes:
+    message = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
+    return orjson.dumps({"model": model, "message": message, **rest}) + b"\n"

@@ -28,7 +28,7 @@ def _number(ask: AskFunction) -> int:
 
 
 class Function:
-    """A model that is a coroutine function: messages in, text (or a Reply) out."""
+    """A model that is a coroutine function: messages in, text (or a Reply, which may ask for actions) out."""
 
     def __init__(self, ask: AskFunction) -> None:
         self._ask = ask
@@ -64,11 +64,11 @@ class Function:
             ) from error
         if not isinstance(text, str):
             raise TypeError(f"{self.name} must return a str, not {type(text).__name__}.")
-        if not text:
+        if not text and not (request.tools and isinstance(text, Reply) and text.tool_calls):
             raise errors.EmptyReply(f"{self.name} returned no text.")
         return text if isinstance(text, Reply) else Reply(sendable(text), model=self.name, finish_reason="stop")
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Await the function, and yield its answer in one piece."""
         reply = await self.complete(request)
-        yield Delta(str(reply), reply.model, reply.finish_reason or "stop", reply.usage)
+        yield Delta(str(reply), reply.model, reply.finish_reason or "stop", reply.usage, tool_calls=reply.tool_calls)

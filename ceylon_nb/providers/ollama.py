@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import orjson
 
 from .. import errors
-from ..messages import Reply
+from ..messages import CallsMessage, Message, Reply, ResultMessage, ToolCall
 from ..urls import Address, mask
 from .base import Connection, Delta, Request, Server, count_tokens, text_or_none
+from .calls import offer
 from .framing import lines
 
 if TYPE_CHECKING:
@@ -79,10 +80,10 @@ class Ollama:
         client = await self._connection.client()
         response = await client.post(_body(request, stream=False), timeout=request.timeout)
         self._server.check(response, request.model)
-        delta = self._delta(response.content)
+        delta = self._delta(response.content, request)
         if delta.finish_reason is None:
             raise self._server.broke_off()
-        if not delta.text:
+        if not delta.text and not delta.tool_calls:
             raise self._server.without_text(response.content, delta.finish_reason)
         return self._server.reply(delta)
 
@@ -91,12 +92,13 @@ class Ollama:
         client = await self._connection.client()
         async with await client.stream(_body(request, stream=True), timeout=request.timeout) as answer:
             self._server.check(answer.head, request.model)
-            said = False
+            said, calls = False, 0
             async with aclosing(lines(answer.chunks)) as received:
                 async for line in received:
                     if line.strip():
-                        delta = self._delta(line)
-                        said = said or bool(delta.text)
+                        delta = self._delta(line, request, calls)
+                        calls += len(delta.tool_calls)
+                        said = said or bool(delta.text or calls)
                         yield delta
                         if delta.finish_reason is not None and not said:
                             raise self._server.without_text(line, delta.finish_reason)
@@ -104,17 +106,21 @@ class Ollama:
                             return
         raise self._server.broke_off()
 
-    def _delta(self, line: bytes) -> Delta:
+    def _delta(self, line: bytes, request: Request, calls_before: int = 0) -> Delta:
         value = self._server.decode(line)
         message = value.get("message")
         text = message.get("content") if isinstance(message, dict) else None
+        calls: tuple[ToolCall, ...] = ()
+        if request.tools and isinstance(message, dict):
+            calls = self._server.calls(message.get("tool_calls"), request, line, before=calls_before)
+            text = "" if calls and text is None else text
         if not isinstance(text, str):
             raise self._server.foreign(line)
         model = text_or_none(value.get("model"))
         if not value.get("done"):
-            return Delta(text, model)
+            return Delta(text, model, tool_calls=calls)
         usage = count_tokens(value, "prompt_eval_count", "eval_count")
-        return Delta(text, model, text_or_none(value.get("done_reason")) or "stop", usage, line)
+        return Delta(text, model, text_or_none(value.get("done_reason")) or "stop", usage, line, calls)
 
 
 def _body(request: Request, *, stream: bool) -> bytes:
@@ -126,7 +132,26 @@ def _body(request: Request, *, stream: bool) -> bytes:
     body: dict[str, Any] = {"model": request.model, "messages": request.messages, "stream": stream}
     if options:
         body["options"] = options
+    if request.tools:
+        body["tools"] = offer(request.tools)
+        body["messages"] = [_turn(message) for message in request.messages]
     return orjson.dumps(body)
+
+
+def _turn(message: Message) -> object:
+    """A message, with the calls it makes, or the name of the one it answers; newer servers know calls by ids, too."""
+    match message:
+        case CallsMessage(role, content, calls):
+            made = [{"id": call.id, "function": _called(call)} for call in calls]
+            return {"role": role, "content": content, "tool_calls": made}
+        case ResultMessage(role, content, call):
+            return {"role": role, "content": content, "tool_name": call.name, "tool_call_id": call.id}
+    return message
+
+
+def _called(call: ToolCall) -> dict[str, Any]:
+    """A call; arguments that are no object cannot be said in this format."""
+    return {"name": call.name, "arguments": {} if isinstance(call.arguments, str) else call.arguments}
 
 
 def parse_host(host: str) -> str:

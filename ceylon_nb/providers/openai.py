@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from .. import errors
-from ..messages import Reply, Usage
+from ..messages import CallsMessage, Message, Reply, ResultMessage, ToolCall, Usage
 from ..urls import Address, mask
 from .base import Connection, Delta, Request, Server, count_tokens, text_or_none
+from .calls import offer
 from .framing import events
 
 if TYPE_CHECKING:
@@ -79,19 +80,19 @@ class OpenAI:
         client = await self._connection.client()
         response = await client.post(self._body(request, stream=False), timeout=request.timeout)
         self._server.check(response, request.model)
-        delta = self._whole(response.content)
+        delta = self._whole(response.content, request)
         return self._server.reply(delta)
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         """Ask, and yield one delta for each server-sent event, until ``[DONE]``."""
-        reason, said = None, False
+        reason, said, fragments = None, False, _Fragments()
         client = await self._connection.client()
         async with await client.stream(self._body(request, stream=True), timeout=request.timeout) as answer:
             self._server.check(answer.head, request.model)
             if "event-stream" not in answer.head.headers.get(
                 "content-type", "event-stream"
             ):  # an answer, but no stream
-                delta = self._whole(b"".join([chunk async for chunk in answer.chunks]))
+                delta = self._whole(b"".join([chunk async for chunk in answer.chunks]), request)
                 yield delta if delta.finish_reason else replace(delta, finish_reason="stop")
                 return
             async with aclosing(events(answer.chunks)) as received:
@@ -99,30 +100,33 @@ class OpenAI:
                     if event.strip() == b"[DONE]":
                         if reason is None:
                             reason = "stop"
-                            yield Delta(finish_reason=reason)
+                            calls = self._server.calls(fragments.joined(), request, event)
+                            said = said or bool(calls)
+                            yield Delta(finish_reason=reason, tool_calls=calls)
                         break
                     if event.strip():
-                        delta = self._delta(event)
+                        delta = self._delta(event, request, fragments)
                         reason = delta.finish_reason or reason
-                        said = said or bool(delta.text)
+                        said = said or bool(delta.text or delta.tool_calls)
                         yield delta
         if reason is None:  # a server may leave out [DONE], or why it stopped, but not both
             raise self._server.broke_off()
         if not said:
             raise self._server.without_text(b"", reason)
 
-    def _whole(self, content: bytes) -> Delta:
+    def _whole(self, content: bytes, request: Request) -> Delta:
         value = self._server.decode(content)
         choice = self._choice(value, content)
         message, reason = choice.get("message"), text_or_none(choice.get("finish_reason"))
         if not isinstance(message, dict):
             raise self._server.foreign(content)
         text = _text(message.get("content"))
-        if not text:
+        calls = self._server.calls(message.get("tool_calls"), request, content)
+        if not text and not calls:
             raise self._server.without_text(content, reason, _text(message.get("refusal")))
-        return Delta(text, text_or_none(value.get("model")), reason, _usage(value), content)
+        return Delta(text, text_or_none(value.get("model")), reason, _usage(value), content, calls)
 
-    def _delta(self, event: bytes) -> Delta:
+    def _delta(self, event: bytes, request: Request, fragments: _Fragments) -> Delta:
         value = self._server.decode(event)
         model, usage = text_or_none(value.get("model")), _usage(value)
         if not value.get("choices"):  # the last event holds the usage alone
@@ -130,7 +134,11 @@ class OpenAI:
         choice = self._choice(value, event)
         delta, reason = choice.get("delta"), text_or_none(choice.get("finish_reason"))
         text = _text(delta.get("content")) if isinstance(delta, dict) else ""
-        return Delta(text, model, reason, usage, event if reason else b"")
+        if request.tools and isinstance(delta, dict):
+            fragments.add(delta.get("tool_calls"))
+        if not reason:
+            return Delta(text, model, None, usage)
+        return Delta(text, model, reason, usage, event, self._server.calls(fragments.joined(), request, event))
 
     def _choice(self, value: dict[str, Any], content: bytes) -> dict[str, Any]:
         choices = value.get("choices")
@@ -146,7 +154,66 @@ class OpenAI:
             body["temperature"] = request.temperature
         if request.max_tokens is not None:  # OpenAI's own newer models refuse the name that all others know
             body["max_completion_tokens" if self._official else "max_tokens"] = request.max_tokens
+        if request.tools:
+            body["tools"] = offer(request.tools)
+            body["messages"] = [_turn(message) for message in request.messages]
         return orjson.dumps(body)
+
+
+class _Fragments:
+    """The calls of a stream, put together: their arguments come in pieces, told apart by an index.
+
+    Some servers give whole calls one and the same index, or none; then each has its own id.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[dict[str, Any]] = []
+        self._open: dict[int | None, dict[str, Any]] = {}
+
+    def add(self, found: object) -> None:
+        for piece in found if isinstance(found, list) else ():
+            if not isinstance(piece, dict):
+                self._calls.append({})  # which nobody can read
+                continue
+            function = piece.get("function")
+            function = function if isinstance(function, dict) else {}
+            index = piece.get("index") if isinstance(piece.get("index"), int) else None
+            call = self._open.get(index)
+            if call is None or (function.get("name") and piece.get("id") not in (None, "", call["id"])):
+                call = {"id": piece.get("id"), "function": {"name": None, "arguments": ""}}
+                self._open[index] = call
+                self._calls.append(call)
+            self._extend(call["function"], function)
+
+    def _extend(self, function: dict[str, Any], piece: dict[str, Any]) -> None:
+        function["name"] = piece.get("name") or function["name"]
+        more = piece.get("arguments")
+        if isinstance(more, str) and isinstance(function["arguments"], str):
+            function["arguments"] += more
+        elif more is not None:
+            function["arguments"] = more
+
+    def joined(self) -> list[dict[str, Any]]:
+        """Those that have come, once."""
+        calls, self._calls, self._open = self._calls, [], {}
+        return calls
+
+
+def _turn(message: Message) -> object:
+    """A message, with the calls it makes, or the id of the one it answers."""
+    match message:
+        case CallsMessage(role, content, calls):
+            made = [{"id": call.id, "type": "function", "function": _called(call)} for call in calls]
+            return {"role": role, "content": content or None, "tool_calls": made}
+        case ResultMessage(role, content, call):
+            return {"role": role, "content": content, "tool_call_id": call.id}
+    return message
+
+
+def _called(call: ToolCall) -> dict[str, str]:
+    """A call; arguments that are no JSON object are left out, as some servers refuse to read them again."""
+    arguments = "{}" if isinstance(call.arguments, str) else orjson.dumps(call.arguments).decode()
+    return {"name": call.name, "arguments": arguments}
 
 
 def _text(content: object) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .. import errors
-from ..messages import Message, Reply, Usage, sendable
+from ..messages import Message, Reply, Tool, Usage, sendable
 from ..providers.base import Delta
+from . import calls
 
 
 class Question(NamedTuple):
@@ -25,29 +26,37 @@ class Question(NamedTuple):
         ``provider::model-name``.
     system, temperature, max_tokens : tuple
         Of one value, or empty where there is none: these can be compared, None cannot.
-    turns : tuple of (content, role)
-        The messages, without a system prompt at their head.
+    turns : tuple of (content, role) or (content, role, calls)
+        The messages, without a system prompt at their head; what one says of actions is JSON.
+    tools : tuple of str
+        The actions that the model may call, each as JSON.
     """
 
     model: str
     system: tuple[str, ...]
-    turns: tuple[tuple[str, str], ...]
+    turns: tuple[tuple[str, ...], ...]
     temperature: tuple[float, ...] = ()
     max_tokens: tuple[int, ...] = ()
+    tools: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, model: str, messages: Sequence[Message], temperature: float | None = None, max_tokens: int | None = None
+        cls,
+        model: str,
+        messages: Sequence[Message],
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: Sequence[Tool] = (),
     ) -> Question:
         """The question that these messages are."""
         system = tuple(message.content for message in messages[:1] if message.role == "system")
-        turns = tuple((message.content, message.role) for message in messages[len(system) :])
         return cls(
             model,
             system,
-            turns,
+            tuple(map(calls.turn, messages[len(system) :])),
             () if temperature is None else (temperature,),
             () if max_tokens is None else (max_tokens,),
+            tuple(map(calls.tool, tools)),
         )
 
     @property
@@ -56,7 +65,7 @@ class Question(NamedTuple):
         match self.turns:
             case ((text, "user"),):
                 return text
-        return "\n\n".join(f"{role}: {content}" for content, role in self.turns)
+        return "\n\n".join(f"{role}: {' '.join([content, *calls])}" for content, role, *calls in self.turns)
 
 
 Key = tuple[Question, int]
@@ -105,6 +114,8 @@ class Recorded:
         The reader left the stream before its end.
     model : str or None
         The model that answered, by its server's name for it.
+    tool_calls : tuple of (name, arguments)
+        The actions that it asks for.
     """
 
     reply: str | None = None
@@ -115,12 +126,15 @@ class Recorded:
     model: str | None = None
     attempts: int = 1
     failure: Failure | None = None
+    tool_calls: tuple[calls.Called, ...] = ()
 
     @classmethod
     def whole(cls, reply: Reply, hide: Callable[[str], str]) -> Recorded:
         """What is kept of a reply."""
-        text = sendable(hide(str(reply)))
-        return cls(text, None, False, reply.finish_reason, reply.usage, reply.model, reply.attempts)
+        text, asked_for = sendable(hide(str(reply))), calls.kept(reply.tool_calls, hide)
+        return cls(
+            text, None, False, reply.finish_reason, reply.usage, reply.model, reply.attempts, tool_calls=asked_for
+        )
 
     @classmethod
     def streamed(cls, deltas: Sequence[Delta], attempts: int, hide: Callable[[str], str]) -> Recorded:
@@ -128,7 +142,8 @@ class Recorded:
         pieces = tuple(delta.text for delta in deltas if delta.text)
         text = "".join(pieces)
         shown = sendable(hide(text))
-        recorded = cls(shown, pieces if shown == text else (shown,), attempts=attempts)
+        asked_for = calls.kept([call for delta in deltas for call in delta.tool_calls], hide)
+        recorded = cls(shown, pieces if shown == text else (shown,), attempts=attempts, tool_calls=asked_for)
         for delta in deltas:
             recorded = replace(
                 recorded,
@@ -138,8 +153,11 @@ class Recorded:
             )
         return recorded
 
-    def as_reply(self) -> Reply:
-        """The reply that it was; it took no time, and what the server sent beside it is gone."""
+    def as_reply(self, calls_before: int = 0) -> Reply:
+        """The reply that it was; it took no time, and what the server sent beside it is gone.
+
+        The calls are numbered anew, from those on that were made before: the ids that a server gives mean nothing.
+        """
         return Reply(
             self.reply or "",
             usage=self.usage,
@@ -147,14 +165,16 @@ class Recorded:
             latency=0.0,
             finish_reason=self.finish_reason,
             attempts=self.attempts,
+            tool_calls=calls.numbered(self.tool_calls, calls_before),
         )
 
-    def as_deltas(self) -> Iterator[Delta]:
+    def as_deltas(self, calls_before: int = 0) -> Iterator[Delta]:
         """The pieces as they came; all in one if it was not streamed."""
         for piece in (self.reply or "",) if self.pieces is None else self.pieces:
             yield Delta(piece, self.model)
         if not self.left_early and self.failure is None:
-            yield Delta("", self.model, self.finish_reason, self.usage)
+            asked_for = calls.numbered(self.tool_calls, calls_before)
+            yield Delta("", self.model, self.finish_reason, self.usage, tool_calls=asked_for)
 
 
 # -- writing and reading ---------------------------------------------------------------------------------------------
@@ -173,17 +193,21 @@ def _fields(question: Question, occurrence: int, recorded: Recorded) -> Iterator
         case ((text, "user"),):
             yield "prompt", text
         case turns:
-            yield "messages", [{"role": role, "content": content} for content, role in turns]
+            yield "messages", list(map(calls.message_fields, turns))
     for temperature in question.temperature:
         yield "temperature", temperature
     for max_tokens in question.max_tokens:
         yield "max_tokens", max_tokens
+    if question.tools:
+        yield "tools", list(map(json.loads, question.tools))
     if occurrence:
         yield "occurrence", occurrence
     if recorded.reply is not None:
         yield "reply", recorded.reply
     if recorded.pieces is not None:
         yield "pieces", recorded.pieces
+    if recorded.tool_calls:
+        yield "tool_calls", [{"name": name, "arguments": arguments} for name, arguments in recorded.tool_calls]
     if recorded.left_early:
         yield "left_early", True
     usage = recorded.usage
@@ -223,9 +247,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "messages": (list,),
     "temperature": _NUMBER,
     "max_tokens": (int,),
+    "tools": (list,),
     "occurrence": (int,),
     "reply": (str,),
     "pieces": (list,),
+    "tool_calls": (list,),
     "left_early": (bool,),
     "finish_reason": (str,),
     "input_tokens": (int,),
@@ -263,8 +289,9 @@ def parse(line: bytes) -> tuple[Key, Recorded]:
         raise ValueError("it needs 'model', and either 'prompt' or 'messages'")
     model = fields["model"]
     messages = [Message("system", fields["system"])] if "system" in fields else []
-    messages += [Message("user", fields["prompt"])] if "prompt" in fields else map(_message, fields["messages"])
-    question = Question.of(model, messages, fields.get("temperature"), fields.get("max_tokens"))
+    messages += [Message("user", fields["prompt"])] if "prompt" in fields else map(calls.message, fields["messages"])
+    tools = [calls.tool_of(each) for each in fields.get("tools", ())]
+    question = Question.of(model, messages, fields.get("temperature"), fields.get("max_tokens"), tools)
     return (question, fields.get("occurrence", 0)), _recorded(fields, _name(model))
 
 
@@ -287,14 +314,8 @@ def _recorded(fields: Mapping[str, Any], name: str) -> Recorded:
         None if failure is not None else fields.get("answered_by", name),
         fields.get("attempts", 1),
         None if failure is None else Failure(**failure),
+        tuple(map(calls.called, fields.get("tool_calls", ()))),
     )
-
-
-def _message(turn: object) -> Message:
-    match turn:
-        case {"role": str(role), "content": str(content)}:
-            return Message(role, content)
-    raise ValueError('its \'messages\' are {"role": …, "content": …}')
 
 
 def _check(fields: object, kinds: Mapping[str, tuple[type, ...]]) -> None:

@@ -162,6 +162,9 @@ def _settings(recorded: Question, asked: Question) -> list[str]:
         old, new = (_value(getattr(each, name)) for each in (recorded, asked))
         if old != new:
             lines.append(f"{name}: recorded {old}, asked {new}")
+    if recorded.tools != asked.tools:
+        shown = difference("\n".join(recorded.tools), "\n".join(asked.tools))
+        lines += ["actions, with what is [-recorded-] and what is {+asked+}:", _indented(shown)]
     if recorded.system != asked.system:
         shown = difference("".join(recorded.system), "".join(asked.system))
         lines += ["system prompt, with what is [-recorded-] and what is {+asked+}:", _indented(shown)]

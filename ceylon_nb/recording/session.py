@@ -22,6 +22,7 @@ from ..errors import CeylonError, ConfigurationError, NotRecorded, RequestError
 from ..loop import clock
 from ..messages import Reply
 from ..providers.base import Delta, Request
+from ..providers.calls import count_calls
 from ..retry import attempts_made
 from .file import File
 from .lines import Failure, Key, Question, Recorded
@@ -112,7 +113,7 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
             if found is not None:
                 if found.failure is not None:
                     raise _error(found, request)
-                return found.as_reply()
+                return found.as_reply(count_calls(request.messages))
             hide = _hiding_environment(hide)
             with self._sending():
                 try:
@@ -141,7 +142,7 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
                         yield delta
                 return
             attempts_made.set(found.attempts)
-            for delta in found.as_deltas():
+            for delta in found.as_deltas(count_calls(request.messages)):
                 yield delta
             if found.failure is not None:
                 raise _error(found, request)
@@ -175,7 +176,7 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
     @contextlib.contextmanager
     def _turn(self, model: str, request: Request) -> Iterator[_Turn]:
         """Take the question's next occurrence; give it back if nothing came of it, as when it was interrupted."""
-        question = Question.of(model, request.messages, request.temperature, request.max_tokens)
+        question = Question.of(model, request.messages, request.temperature, request.max_tokens, request.tools)
         with self._lock:
             if given_back := self._given_back.get(question):
                 occurrence = heapq.heappop(given_back)
@@ -328,10 +329,10 @@ def replay(path: str | os.PathLike[str], *, record: Record = None) -> Recording:
 
     Notes
     -----
-    A question is the model, the messages, temperature and max_tokens; asked several times, the first time is answered
-    by the first answer, the second by the second. Not the address and not the key: what was recorded on one server is
-    replayed without any. Failures are recorded and replayed too, and streams piece by piece; a replayed answer has
-    a latency of 0 and no `raw`.
+    A question is the model, the messages, temperature and max_tokens, and the actions that may be called; asked several
+    times, the first time is answered by the first answer, the second by the second. Not the address and not the key:
+    what was recorded on one server is replayed without any. Failures are recorded and replayed too, and streams piece
+    by piece; a replayed answer has a latency of 0 and no `raw`. Actions are not recorded: they are done again.
 
     An answer is in the file before you see it. Blocks nest; the innermost holds.
 

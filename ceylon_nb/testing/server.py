@@ -47,7 +47,7 @@ class ModelServer(Witness):
     reply : str or callable, optional
         What the model says: a text, or ``f(messages) -> str``, called in the server's thread. In place of a text, a
         message with ``{"content": …, "tool_calls": [{"function": {"name": …, "arguments": {…}}}]}``. Default: the
-        answers of ``demo::tutor``.
+        answers of ``demo::tutor``, which calls the tools that it is offered.
     latency : float or callable
         Seconds before an answer, or ``f(request) -> seconds``.
     token_interval : float
@@ -110,6 +110,7 @@ class ModelServer(Witness):
         self.port = port
         self.faults: deque[Fault | None] = deque()
         self.plan: Callable[[Request], Fault | None] | None = None
+        self._tutor: Callable[[list[dict[str, Any]], object], Reply] | None = None
         self._tls = ssl_context
         self._places: asyncio.Semaphore | None = None
         self._listener: Listener | None = None
@@ -139,9 +140,9 @@ class ModelServer(Witness):
         if self._listener is not None:
             raise RuntimeError("this server is running; for a second one make another ModelServer()")
         if self.reply is None:
-            from ..providers import demo_tasks
+            from ..providers import demo_tools
 
-            self.reply = demo_tasks.answer
+            self._tutor = demo_tools.reply
         self._places = asyncio.Semaphore(self.parallel) if self.parallel else None
         host = "127.0.0.1" if self.host == "localhost" else self.host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -240,9 +241,12 @@ class ModelServer(Witness):
         return await (exchange.answer() if fault is None else fault.play(exchange))
 
     def _compose(self, request: Request, wire: wires.Wire) -> wires.Answer:
-        reply = self.reply(request.messages) if callable(self.reply) else self.reply
+        if self.reply is None and self._tutor is not None:
+            reply: Reply = self._tutor(request.messages, request.body.get("tools"))
+        else:
+            reply = (self.reply(request.messages) if callable(self.reply) else self.reply) or ""
         limit = wire.limit(request.body)
-        return wires.Answer.compose(request, reply or "", limit if isinstance(limit, int) and limit > 0 else None)
+        return wires.Answer.compose(request, reply, limit if isinstance(limit, int) and limit > 0 else None)
 
     def _read(self, request: Request, wire: wires.Wire, raw: bytes) -> tuple[int, bytes] | None:
         """Fill the record from the body; return status and body of the refusal, if it must be refused."""

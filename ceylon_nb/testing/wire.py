@@ -7,7 +7,7 @@ the tests. A *frame* is one line of NDJSON or one SSE event, its end included.
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import responses
@@ -18,6 +18,7 @@ import orjson
 from .witness import Request, text_of
 
 _TOKEN = re.compile(r"\s*\S+(?:\s+\Z)?|\s+")
+_ARGUMENT = re.compile(r"\w+|\W")
 _BIRTH = "2025-01-01T00:00:00Z"
 _DETAILS = {
     "parent_model": "",
@@ -93,7 +94,7 @@ class Wire(ABC):
 
     @abstractmethod
     def frames(self, answer: Answer) -> list[bytes]:
-        """The stream without its end, one element a token (and one for tool calls)."""
+        """The stream without its end, one element a token, and one or more for tool calls."""
 
     @abstractmethod
     def ending(self, answer: Answer) -> bytes:
@@ -222,9 +223,7 @@ class OpenAI(Wire):
 
     def frames(self, answer: Answer) -> list[bytes]:
         frames = [self.chunk(answer, piece) for piece in answer.pieces]
-        if answer.tool_calls:
-            calls = [{"index": i} | call for i, call in enumerate(self._calls(answer))]
-            frames.append(self._delta(answer, {"tool_calls": calls}))
+        frames += [self._delta(answer, {"tool_calls": [piece]}) for piece in self._fragments(answer)]
         role = self._delta(answer, {"role": "assistant", "content": "", "refusal": None})
         return [role + frames[0], *frames[1:]] if frames else [role]
 
@@ -275,10 +274,19 @@ class OpenAI(Wire):
     def _calls(self, answer: Answer) -> list[dict[str, Any]]:
         calls = []
         for i, call in enumerate(answer.tool_calls):
-            arguments = orjson.dumps(call["function"]["arguments"]).decode()
-            function = {"name": call["function"]["name"], "arguments": arguments}
+            arguments = call["function"]["arguments"]
+            text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+            function = {"name": call["function"]["name"], "arguments": text}
             calls.append({"id": f"call_{answer.request.number}_{i}", "type": "function", "function": function})
         return calls
+
+    def _fragments(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        """The calls as a stream has them: id and name first, then the arguments, word by word."""
+        for i, call in enumerate(self._calls(answer)):
+            name, arguments = call["function"].values()
+            yield {"index": i} | call | {"function": {"name": name, "arguments": ""}}
+            for piece in _ARGUMENT.findall(arguments):
+                yield {"index": i, "function": {"arguments": piece}}
 
     def _reason(self, answer: Answer) -> str:
         return "length" if answer.cut else "tool_calls" if answer.tool_calls else "stop"

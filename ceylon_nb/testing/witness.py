@@ -12,6 +12,7 @@ Every request ends in exactly one way, so that at any moment
 """
 
 import asyncio
+import itertools
 import threading
 import time
 from collections import deque
@@ -32,12 +33,17 @@ class Request:
     number : int
         Its place in the order of arrival, from 1.
     attempt : int
-        How many times this very prompt has been seen, this time included; 0 while the body is not read.
+        How many times this very prompt, with the same results of actions, has been seen, this time included; 0 while
+        the body is not read.
     prompt : str
         The text of the last user message.
     system : str or None
         The text of the first system message.
     messages : list of dict
+    results : list of str
+        What the last messages say of actions that were called: the second and further requests of one tool loop.
+    tools : list of dict
+        The actions that the model may call.
     body : dict
         The whole JSON body; empty if it was not JSON.
     headers : Mapping[str, str]
@@ -62,6 +68,8 @@ class Request:
     prompt: str = ""
     system: str | None = field(default=None, repr=False)
     messages: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    results: list[str] = field(default_factory=list, repr=False)
+    tools: list[dict[str, Any]] = field(default_factory=list, repr=False)
     body: dict[str, Any] = field(default_factory=dict, repr=False)
     stream: bool = False
     outcome: Outcome = "active"
@@ -69,11 +77,16 @@ class Request:
 
     def understand(self, body: dict[str, Any], *, stream: bool) -> None:
         """Fill in what the body says."""
-        messages = body.get("messages")
         self.body, self.stream = body, stream
-        self.messages = [part for part in messages if isinstance(part, dict)] if isinstance(messages, list) else []
+        self.messages, self.tools = _objects(body.get("messages")), _objects(body.get("tools"))
+        last = itertools.takewhile(lambda part: part.get("role") == "tool", reversed(self.messages))
+        self.results = [text_of(part) for part in last][::-1]
         self.prompt = next((text_of(part) for part in reversed(self.messages) if part.get("role") == "user"), "")
         self.system = next((text_of(part) for part in self.messages if part.get("role") == "system"), None)
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -122,7 +135,7 @@ class Witness:
         self._lock = threading.RLock()
         self._ended: dict[str, int] = {}
         self._records: deque[Request] = deque(maxlen=keep)
-        self._prompts: dict[str, int] = {}
+        self._prompts: dict[tuple[str, ...], int] = {}
         self._watches: list[_Watch] = []
 
     @property
@@ -217,7 +230,8 @@ class Witness:
     def _recognise(self, request: Request) -> None:
         """Count this prompt's attempts; forget the oldest prompt when there are too many."""
         with self._lock:
-            request.attempt = self._prompts[request.prompt] = self._prompts.get(request.prompt, 0) + 1
+            asked = (request.prompt, *request.results)
+            request.attempt = self._prompts[asked] = self._prompts.get(asked, 0) + 1
             if len(self._prompts) > self._keep:
                 del self._prompts[next(iter(self._prompts))]
             self._changed()

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-
-import ceylon_nb
 
 from .corrections import IN_EXAMPLES, IN_OVERVIEW, Correction
 
@@ -23,21 +21,19 @@ HERE = Path(__file__).parent
 
 
 class Document:
-    """The snippets of one document, and which of them are tested.
+    """The snippets of one document, all of which are tested.
 
     Attributes
     ----------
     originals : dict of str to str
         Each heading's snippet, with this library's name.
-    left_out : dict of str to str
-        Those that are not tested: the heading, and why.
     is_intact : bool
         Whether nobody has changed the file.
     tested, shown_wrong : set of str
         Headings for which there are tests: of the snippet, in its right form; of what is wrong with the original.
     """
 
-    def __init__(self, file: str, sha256: str, corrections: Sequence[Correction], left_out: Mapping[str, str]) -> None:
+    def __init__(self, file: str, sha256: str, corrections: Sequence[Correction]) -> None:
         text = (HERE / file).read_bytes()
         self.is_intact = hashlib.sha256(text).hexdigest() == sha256
         self.originals: dict[str, str] = {}
@@ -45,7 +41,6 @@ class Document:
             assert heading not in self.originals, f"two snippets under {heading!r}"
             self.originals[heading] = re.sub(r"\bceylon(ai_next)?(?= import|\.)", "ceylon_nb", code)
         self.corrections = corrections
-        self.left_out = dict(left_out)
         self.tested: set[str] = set()
         self.shown_wrong: set[str] = set()
 
@@ -69,14 +64,10 @@ class Document:
         return _code(heading, self.originals[heading])
 
     def check(self) -> None:
-        """Fail if the document was changed, or a snippet is forgotten, or corrected or left out for no reason."""
+        """Fail if the document was changed, or a snippet is forgotten, or corrected for no reason."""
         assert self.is_intact, "a formatter, perhaps: some format the Python in Markdown, too"
-        assert self.tested | self.left_out.keys() == self.originals.keys()
-        assert not self.tested & self.left_out.keys()
+        assert self.tested == self.originals.keys()
         assert self.shown_wrong == {correction.heading for correction in self.corrections}
-        for heading, why in self.left_out.items():
-            assert re.search(r"\bAgent\b", self.originals[heading]), why
-        assert not hasattr(ceylon_nb, "Agent"), "it has come: so must the snippets that were left out for want of it"
 
 
 def python_blocks(text: str) -> Iterator[tuple[str, str]]:
@@ -98,15 +89,10 @@ OVERVIEW = Document(
     "overview.md",
     "aefcb884305779aca40e06021851f5b550cdc92e7df98d6cae8994f263094514",
     IN_OVERVIEW,
-    left_out={
-        "Async Message Handlers": "Agent is still to come",
-        "Async Actions": "Agent is still to come",
-    },
 )
 
 EXAMPLES = Document(
     "examples.md",
     "ef1efa8df5eba0e1311d9bbe94a17dd33dbe65eb05fc8722a4a9c1601b5135cc",
     IN_EXAMPLES,
-    left_out={"3. Use synchronous handlers for custom agents": "Agent is still to come"},
 )

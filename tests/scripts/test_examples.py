@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ceylon_nb.testing import ModelServer
@@ -105,3 +107,18 @@ def test_errors_among_results(code: str, server: ModelServer) -> None:
     assert (first, third) == ("Success: <Q1>", "Success: <Q3>")
     assert second.startswith("Error: ")
     assert "not today" in second
+
+
+@shows("3. Use synchronous handlers for custom agents")
+def test_handlers_of_either_kind(code: str, server: ModelServer) -> None:
+    """Also the second, of which the document warns."""
+    ask = """
+from ceylon_nb import LocalMesh
+async with LocalMesh() as mesh:
+    mesh.add_agent(MyAgent("clerk"))
+    answers.append(await mesh.query("clerk", "Hello"))
+"""
+    first, second = re.split(r"(?m)^(?=# ❌)", code)
+    names = run_cell("from ceylon_nb import Agent\n" + first + ask + second + ask, answers=[])
+    assert names["answers"] == ["response", "response"]
+    assert server.received == 0

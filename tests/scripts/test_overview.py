@@ -377,6 +377,53 @@ def test_no_answer_within_ten_seconds(code: str, server: ModelServer, capsys: py
     assert capsys.readouterr().out == "Operation timed out\n"
 
 
+# -- agents ----------------------------------------------------------------------------------------------------------
+
+
+@shows("Async Message Handlers")
+def test_an_async_handler_is_fully_supported(code: str, server: ModelServer, tmp_path: Path) -> None:
+    """Alone, and asked in a mesh, on the loop that runs."""
+    asked = """
+from ceylon_nb import LocalMesh
+
+async def main():
+    agent = MyAsyncAgent("clerk")
+    print(await agent.send_message("one"))
+    async with LocalMesh() as mesh:
+        mesh.add_agent(agent)
+        print(await mesh.query("clerk", "two"))
+    print(agent.last_response())
+
+asyncio.run(main())
+"""
+    assert run_script(code + asked, tmp_path).lines == [
+        "Async Handled: one", "Async Handled: two", "Async Handled: two"
+    ]  # fmt: skip
+    assert server.received == 0
+
+
+@shows("Async Actions")
+def test_actions_on_a_class(code: str, server: ModelServer, tmp_path: Path) -> None:
+    """The async one, which the document has only as a comment, taken in."""
+    taken_in = re.sub(r"# (@Agent\.action\(name=\"async_get\".*|async def .*| +return .*)", r"\1", code)
+    assert taken_in.count("Agent.action") == 2
+    acted = """
+import asyncio
+
+async def main():
+    agent = MyAgent("clerk")
+    print(agent.get_data("key"), sorted(agent.actions))
+    for name in ("get_data", "async_get"):
+        print(await agent.act(name, {"key": "x"}), agent.actions[name].description)
+
+asyncio.run(main())
+"""
+    assert run_script(taken_in + acted, tmp_path).lines == [
+        "data ['async_get', 'get_data']", "data Get data", "data Get async"
+    ]  # fmt: skip
+    assert server.received == 0
+
+
 # -- debugging -------------------------------------------------------------------------------------------------------
 
 
