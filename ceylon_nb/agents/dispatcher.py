@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from ..errors import ConfigurationError, MeshError, MeshStopped, NoSuchAgent, QueryTimeout, WrongLoop
-from ..loop import call_in, clock, retrieve, run_sync, running
+from ..interrupts import explained
+from ..loop import call_in, cancel_once, clock, retrieve, run_sync, running
 from ..timeouts import PatientTimer
 from .circles import check_circle
 from .envelope import ENDED, NEVER, QUEUED, WAITING, Envelope, current
@@ -55,6 +56,7 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open = self._visits = 0  # envelopes that are on their way, and calls that are at work on this loop
+        self._ending: asyncio.AbstractEventLoop | None = None
         self._stopped = False
         self._idle: list[asyncio.Future[None]] = []
 
@@ -104,7 +106,7 @@ class Dispatcher:
         """Await one of the methods below on the mesh's loop, which is this one if the mesh has nothing to do."""
         here = asyncio.get_running_loop()
         with self._lock:
-            if self._loop is not here:
+            if self._loop is not here or self._ending is here:
                 self._settle(here)
             home = self._loop
             if home is here:
@@ -122,20 +124,41 @@ class Dispatcher:
         self, home: asyncio.AbstractEventLoop, function: Callable[..., Coroutine[Any, Any, T]], *args: object
     ) -> T:
         """Await it there; that loop may end before, and then somebody else's work is no reason to wait for ever."""
-        call = self.at_home(function, *args)
+        here = asyncio.get_running_loop()
+        ended: asyncio.Future[asyncio.Task[T]] = here.create_future()
+        task: asyncio.Task[T] | None = None
+
+        def begin() -> None:  # no coroutine before, or one that a closed loop never begins would be complained of
+            nonlocal task
+            if not ended.done() and self._ending is not home:
+                task = home.create_task(self.at_home(function, *args))
+                task.add_done_callback(lambda done: call_in(here, finish, done))
+
+        def finish(done: asyncio.Task[T]) -> None:
+            if not ended.done():
+                ended.set_result(done)
+
+        def give_up() -> None:
+            if task is not None:
+                cancel_once(task)
+
+        call_in(home, begin)
         try:
-            answer = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, home))
-        except RuntimeError:  # closed since
-            call.close()
-            return await self.at_home(function, *args)
-        try:
-            while not answer.done() and not home.is_closed():
-                await asyncio.wait([answer], timeout=GLANCE)
+            while not ended.done() and not home.is_closed() and self._ending is not home:
+                await asyncio.wait([ended], timeout=GLANCE)
         finally:
-            answer.cancel()
-        if answer.cancelled():
+            if not ended.done():
+                ended.cancel()
+                call_in(home, give_up)
+        if ended.cancelled() or ended.result().cancelled():
             raise MeshStopped(f"The loop on which {self._name!r} was at work has ended: send it again.")
-        return answer.result()
+        return ended.result().result()
+
+    def loop_ends(self) -> None:
+        """The mesh's loop is about to end: let nothing begin on it any more."""
+        self._ending = asyncio.get_running_loop()
+        for mailbox in self._all:
+            mailbox.turn_away(MeshStopped(f"The loop on which {self._name!r} was at work ended before this."))
 
     def _settle(self, here: asyncio.AbstractEventLoop) -> None:
         """Make this the mesh's loop, if it is free to move; call with the lock held."""
@@ -145,10 +168,10 @@ class Dispatcher:
             for mailbox in self._all:
                 mailbox.clear(MeshStopped(f"The loop on which {self._name!r} was at work was closed."))
         if not (self._open or self._visits):
-            self._loop = here
+            self._loop, self._ending = here, None
 
-    def sync(self, function: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
-        """Wait for a coroutine where nothing can be awaited.
+    def sync(self, name: str, function: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        """Wait for a coroutine function, known by that name, where nothing can be awaited.
 
         Raises
         ------
@@ -160,16 +183,19 @@ class Dispatcher:
             blocks = here is not None and self._loop is here and bool(self._open or self._visits)
         if blocks:
             raise WrongLoop(
-                f"{self._name!r} is at work on this loop, which a call that does not await would stop: await it, as in "
-                "`await mesh.query(…)`; or `await mesh.drain()` before."
+                f"{self._name!r} is at work on this loop, which a call that does not await would stop: write "
+                f"`await mesh.{name}(…)`."
             )
-        return run_sync(function(*args))
+        with explained(lambda: f"Interrupted in {name}_sync, before it had ended."):
+            return run_sync(function(*args))
 
     # -- messages; on the mesh's loop ---------------------------------------------------------------------------
 
     def _post(self, target: str, payload: object, kind: str, deadline: float = NEVER) -> Envelope:
         if self._stopped:
             raise MeshStopped(f"{self._name!r} was stopped; mesh.start() begins again.")
+        if self._ending is not None and self._ending is self._loop:
+            raise MeshStopped(f"The loop on which {self._name!r} is at work is about to end.")
         mailbox = self.mailboxes.get(target)
         if mailbox is None:
             raise self._nobody(target)

@@ -6,6 +6,7 @@ Everything here happens on one loop, the mesh's.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -38,6 +39,8 @@ class Mailbox:
         Messages that it handles at a time; in the order in which they came.
     left : callable
         Called when an envelope has left it: it has ended, and so has its handler.
+    loop_ends : callable
+        Called when it becomes clear that the loop is about to end.
     acted : callable
         Told of each action that a model has the agent do.
     """
@@ -48,6 +51,7 @@ class Mailbox:
         size: int,
         max_at_once: int,
         left: Callable[[], object],
+        loop_ends: Callable[[], object],
         acted: Callable[[str, Done], object],
     ) -> None:
         self.agent = agent
@@ -56,6 +60,7 @@ class Mailbox:
         self.max_at_once = max_at_once
         self.at_work: dict[Envelope, asyncio.Task[None]] = {}
         self._left = left
+        self._loop_ends = loop_ends
         self._acted = acted
         self._queue: deque[Envelope] = deque()
         self._room: deque[Envelope] = deque()
@@ -89,7 +94,7 @@ class Mailbox:
         """Take an envelope: to be handled at once, to wait in the mailbox, or to wait for room there."""
         self._received += 1
         if len(self.at_work) < self.max_at_once:  # so nothing waits
-            self.at_work[envelope] = envelope.work()
+            self._begin(envelope)
         elif len(self._queue) < self.size and not self._room:
             self._queue.append(envelope)
             envelope.queue()
@@ -140,8 +145,8 @@ class Mailbox:
             self._fail(envelope, self._note(envelope, ungrouped(error)))
         except asyncio.CancelledError:
             self._fail(envelope, MeshError(f"{self.name} was cancelled while it handled a message."))
-            if envelope.was_cancelled and not envelope.cancelled:  # by a loop that ends: let nothing begin on it
-                self.turn_away(MeshError(f"The loop ended before {self.name} came to this."))
+            if envelope.was_cancelled and not envelope.cancelled:  # by nobody but a loop that ends
+                self._loop_ends()
         except BaseException:  # an interrupt, with nesting
             self._fail(envelope, MeshError(f"{self.name} was interrupted while it handled a message."))
             raise
@@ -149,10 +154,23 @@ class Mailbox:
             if envelope in self.at_work:  # or its loop was closed, and all is forgotten
                 if envelope.threads:  # a function that blocks goes on, and the agent does one thing at a time
                     await self._outlast(envelope)
-                del self.at_work[envelope]
-                envelope.waits.clear()
-                self._left()
-                self._next()
+                self._over(envelope)
+
+    def _begin(self, envelope: Envelope) -> None:
+        self.at_work[envelope] = task = envelope.work()
+        task.add_done_callback(functools.partial(self._see_over, envelope))
+
+    def _see_over(self, envelope: Envelope, _: object) -> None:
+        """A task that is cancelled before its first step never gets to `handle`."""
+        if envelope in self.at_work:
+            self._fail(envelope, MeshError(f"{self.name} was cancelled before it handled a message."))
+            self._over(envelope)
+
+    def _over(self, envelope: Envelope) -> None:
+        del self.at_work[envelope]
+        envelope.waits.clear()
+        self._left()
+        self._next()
 
     def _fail(self, envelope: Envelope, error: Exception) -> None:
         if envelope.one_way and not envelope.has_ended:
@@ -181,12 +199,11 @@ class Mailbox:
 
     def _next(self) -> None:
         while self._queue and len(self.at_work) < self.max_at_once:
-            envelope = self._queue.popleft()
-            self.at_work[envelope] = envelope.work()
+            self._begin(self._queue.popleft())
         while self._room and len(self._queue) < self.size:
             envelope = self._room.popleft()
             if len(self.at_work) < self.max_at_once:
-                self.at_work[envelope] = envelope.work()
+                self._begin(envelope)
             else:
                 self._queue.append(envelope)
                 envelope.queue()

@@ -138,7 +138,7 @@ class LocalMesh:
         if not isinstance(agent, Agent):
             raise ConfigurationError(f"An agent is an Agent or an LlmAgent, not {type(agent).__name__}.")
         at = self._dispatcher
-        at.add(Mailbox(agent, mailbox, max_at_once, at.left, self._traffic.act))
+        at.add(Mailbox(agent, mailbox, max_at_once, at.left, at.loop_ends, self._traffic.act))
         return agent.name()
 
     def add_llm_agent(
@@ -319,31 +319,31 @@ class LocalMesh:
 
     def send_to_sync(self, target: str, payload: object) -> None:
         """As `send_to`."""
-        self._dispatcher.sync(self.send_to, target, payload)
+        self._dispatcher.sync("send_to", self.send_to, target, payload)
 
     def query_sync(self, target: str, payload: object, timeout: float | None = TIMEOUT) -> Any:
         """As `query`."""
-        return self._dispatcher.sync(self.query, target, payload, timeout)
+        return self._dispatcher.sync("query", self.query, target, payload, timeout)
 
     def submit_sync(self, target: str, payload: object) -> str:
         """As `submit`."""
-        return self._dispatcher.sync(self.submit, target, payload)
+        return self._dispatcher.sync("submit", self.submit, target, payload)
 
     def wait_for_sync(self, request: str, timeout: float | None = TIMEOUT) -> Any:
         """As `wait_for`."""
-        return self._dispatcher.sync(self.wait_for, request, timeout)
+        return self._dispatcher.sync("wait_for", self.wait_for, request, timeout)
 
     def collect_results_sync(self, timeout: float | None = None) -> list[Result]:
         """As `collect_results`."""
-        return self._dispatcher.sync(self.collect_results, timeout)
+        return self._dispatcher.sync("collect_results", self.collect_results, timeout)
 
     def broadcast_sync(self, payload: object, *, exclude: Iterable[str] = ()) -> list[str]:
         """As `broadcast`."""
-        return self._dispatcher.sync(functools.partial(self.broadcast, exclude=exclude), payload)
+        return self._dispatcher.sync("broadcast", functools.partial(self.broadcast, exclude=exclude), payload)
 
     def drain_sync(self) -> None:
         """As `drain`."""
-        self._dispatcher.sync(self.drain)
+        self._dispatcher.sync("drain", self.drain)
 
     process_messages_sync = drain_sync
 
@@ -354,8 +354,7 @@ class LocalMesh:
 
     def stop_sync(self) -> None:
         """As `stop`, and wait for its end."""
-        self._dispatcher.stop()
-        self._dispatcher.sync(self._end)
+        self._dispatcher.sync("stop", self._end)
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import contestants, storing, watching
+from . import contestants, messaging, storing, watching
 from .contestants import STORE, Figures, finished, prompt
 from .meter import Meter
 
@@ -81,6 +81,7 @@ KINDS = {
     "deciding": storing.deciding,
     "disk": storing.on_disk,
     "panel": watching.watched,
+    "mesh": messaging.messaging,
 }
 
 ADDRESSES = {

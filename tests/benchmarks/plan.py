@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .contestants import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS, STORED
+from .messaging import FLOOD, FROM_OUTSIDE, NESTED, RING, TO_AND_FRO
 
-PARTS = ("http", "engine", "lazy", "store", "panel", "import")
+PARTS = ("http", "engine", "lazy", "store", "panel", "mesh", "import")
 """What may be run alone. ``store`` has of ``engine`` and ``lazy`` what a store takes part in."""
 
 KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
@@ -51,6 +52,9 @@ class Plan:
     disk_n: int
     commit: float
     panels: tuple[Race, ...]
+    messages: int
+    trace: int
+    ring: int
     imports: tuple[str, ...]
     rounds: int
 
@@ -88,6 +92,11 @@ class Plan:
                     _job("panel", name, view=view, **sizes)
                     for name, view in ((WITH_PANEL, "panel"), (WITHOUT_PANEL, None))
                 ]
+        if part in (None, "mesh"):
+            yield [
+                _job("mesh", name, at_once=1, n=self.messages, agents=agents, warm_up=self.trace)
+                for name, agents in ((TO_AND_FRO, 2), (FLOOD, 2), (FROM_OUTSIDE, 2), (NESTED, 2), (RING, self.ring))
+            ]
         if part in (None, "import"):
             yield [_job("import", module) for module in self.imports]
 
@@ -126,6 +135,9 @@ FULL = Plan(
     disk_n=2_000,
     commit=0.2,
     panels=(Race(50, 0.5, 2_000), Race(100, 0.0, 100_000)),
+    messages=100_000,
+    trace=12_000,
+    ring=1_000,
     imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", "async_batch_llm"),
     rounds=3,
 )
@@ -142,6 +154,9 @@ QUICK = Plan(
     disk_n=50,
     commit=0.05,
     panels=(Race(10, 0.1, 100),),
+    messages=1_000,
+    trace=100,
+    ring=20,
     imports=("ceylon_nb", "asyncio"),
     rounds=1,
 )

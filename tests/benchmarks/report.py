@@ -270,6 +270,16 @@ PANEL: dict[str, Cell] = {
     "KB in all": seen("bytes", 1e-3),
 }
 
+MESH: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "agents": said("agents"),
+    "messages": said("n"),
+    "messages/s": seen(lambda run: 1 / wall_each(run)),
+    "CPU, µs each": seen(cpu_each, 1e6, 1),
+    "longest freeze, ms (computing)": freezes,
+    "memory, MB": seen(memory, 1e-6, 1),
+}
+
 IMPORTS: dict[str, Cell] = {
     "import": lambda mine, _: f"`{mine.first('contestant')}`",
     "wall, s": seen(wall, 1, 3),
@@ -286,6 +296,7 @@ SECTIONS = {
     "deciding": ("Rows that are all in the store", DECIDING),
     "disk": ("Quick and slow disks, 5 ms a request", DISK),
     "panel": ("The live panel, in a kernel", PANEL),
+    "mesh": ("Messages between agents", MESH),
     "import": ("Imports", IMPORTS),
 }
 """By kind of job."""
@@ -300,6 +311,7 @@ def _bars(runs: Runs) -> Iterable[list[str] | None]:
     yield from _engine_bars(runs.where(kind="engine"))
     yield from _store_bars(runs)
     yield from _panel_bars(runs.where(kind="panel"))
+    yield from _mesh_bars(runs.where(kind="mesh"))
     yield _bar("import, ms", runs.where(kind="import", contestant="ceylon_nb").middle(wall), 0.15, milli)
 
 
@@ -350,6 +362,13 @@ def _panel_bars(runs: Runs) -> Iterable[list[str] | None]:
             yield _bar(f"% of a core that the panel adds, {which}", shown.more(without, core), 0.02, percent)
         yield _bar(f"updates of the panel a second, {which}", shown.middle(update_rate), 10, times)
         yield _bar(f"KB of the panel in its busiest second, {which}", shown.middle(busiest), 300e3, kilo)
+
+
+def _mesh_bars(runs: Runs) -> Iterable[list[str] | None]:
+    for (name,) in runs.distinct("contestant"):
+        mine = runs.where(contestant=name)
+        yield _bar(f"CPU a message, µs, {name}", mine.middle(cpu_each), 30e-6, micro)
+        yield _bar(f"memory of {mine.first('n'):,} messages, MB, {name}", mine.middle(memory), 2e6, mega)
 
 
 def _bar(what: str, value: float | None, most: float, form: Callable[[float], str]) -> list[str] | None:
