@@ -68,6 +68,12 @@ class ToolCall:
     name: str
     arguments: Mapping[str, Any] | str = field(hash=False)
 
+    def __str__(self) -> str:
+        given = self.arguments
+        if not isinstance(given, str):
+            given = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        return f"{self.name}({given})"
+
 
 @dataclass(frozen=True, slots=True)
 class CallsMessage(Message):
@@ -108,10 +114,7 @@ class Done:
     round: int
 
     def __str__(self) -> str:
-        given = self.call.arguments
-        if not isinstance(given, str):
-            given = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        return f"{self.call.name}({given}) → {self.result}"
+        return f"{self.call} → {self.result}"
 
 
 # -- prompts and replies ---------------------------------------------------------------------------------------------

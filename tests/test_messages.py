@@ -207,5 +207,6 @@ def test_what_is_no_prompt(prompt, said):
 
 def test_what_was_done_says_so_on_one_line():
     call = ToolCall("call_0", "price", {"item": "tea", "count": 2})
+    assert str(call) == "price(item='tea', count=2)"
     assert str(Done(call, "2.5", None, 0.1, 1)) == "price(item='tea', count=2) → 2.5"
     assert str(Done(ToolCall("call_1", "price", "{tea"), "error: no", "no", 0.1, 1)) == "price({tea) → error: no"
