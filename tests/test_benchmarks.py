@@ -13,7 +13,7 @@ import pytest
 import ceylon_nb
 
 from .benchmarks import __main__ as benchmarks
-from .benchmarks import child, contestants, disk, plan, report, server
+from .benchmarks import child, contestants, disk, messaging, plan, report, server
 from .benchmarks.meter import Meter
 
 ROOT = Path(__file__).parent.parent
@@ -227,6 +227,28 @@ def test_every_bar_of_the_store_is_held_against_something():
 
     bars = text.partition("### The bar")[2].splitlines()
     assert sum(line.endswith(("| met |", "| missed |")) for line in bars) == 4 + 1 + 2 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    "contestant", [job["contestant"] for group in plan.QUICK.jobs("mesh", peers=False) for job in group]
+)
+def test_agents_handle_as_many_messages_as_they_are_said_to(contestant):
+    async def work() -> None:
+        play = messaging.stage(contestant, 5 if contestant == messaging.RING else 2)
+        assert [await play(n) for n in (10, 2, 40)] == [10, 2, 40]
+
+    asyncio.run(work())
+
+
+def test_every_bar_of_the_mesh_is_held_against_something():
+    figures = {"cpu": 29e-4, "wall": 1.0, "freeze": 0.0, "freeze_cpu": 0.0, "memory": 3e6, "n": 100, "round": 0}
+    (jobs,) = plan.FULL.jobs("mesh", peers=False)
+    machine = {"python": "3", "cpus": 2, "load": 0.0}
+
+    text = report.write({"full": True, "rounds": 1, "machine": machine, "runs": [{**job, **figures} for job in jobs]})
+
+    bars = text.partition("### The bar")[2].splitlines()
+    assert [sum(line.endswith(end) for line in bars) for end in ("| met |", "| missed |")] == [5, 5]
 
 
 def test_the_meter_sees_a_loop_that_stands_still_and_memory_that_came_and_went():

@@ -844,6 +844,22 @@ def test_a_loop_that_ends_with_work_on_it_leaves_a_mesh_that_works(recwarn: pyte
     assert (stats.sent, stats.answered, stats.waiting, stats.at_work) == (4, 1, 0, 0)
 
 
+def test_a_handler_that_somebody_else_cancels_harms_nobody_else() -> None:
+    async def main() -> None:
+        gate = Gate()
+        mesh = meshed(gate)
+        asking = [asyncio.create_task(mesh.query("gate", number)) for number in range(3)]
+        await gate.has_begun(0)
+        [handler] = [task for task in asyncio.all_tasks() if task.get_name() == "gate handles 0"]
+        handler.cancel()
+        with pytest.raises(MeshError, match="gate was cancelled while it handled a message"):
+            await asking[0]
+        gate.open.set()
+        assert await asyncio.gather(*asking[1:]) == [1, 2]
+
+    asyncio.run(main())
+
+
 def test_a_loop_that_is_closed_with_work_on_it_leaves_a_mesh_that_works() -> None:
     loop = asyncio.new_event_loop()
     mesh = meshed(Echo("echo"))

@@ -155,7 +155,10 @@ class Dispatcher:
         return ended.result().result()
 
     def loop_ends(self) -> None:
-        """The mesh's loop is about to end: let nothing begin on it any more."""
+        """Somebody else cancelled a handler: if all of the loop's tasks, it is about to end, and nothing may begin."""
+        ours = {task for mailbox in self._all for task in mailbox.at_work.values()}
+        if any(not task.cancelling() for task in asyncio.all_tasks() - ours):
+            return
         self._ending = asyncio.get_running_loop()
         for mailbox in self._all:
             mailbox.turn_away(MeshStopped(f"The loop on which {self._name!r} was at work ended before this."))

@@ -193,6 +193,11 @@ class Envelope:
         """Whether somebody cancelled the task that handles it."""
         return self._task is not None and self._task.cancelling() > 0
 
+    def forget(self) -> None:
+        """Let go of what its handler had: a circle, which for each message would be the garbage collector's work."""
+        self.waits.clear()
+        self.context = self._task = None
+
     def abandon(self, why: Exception) -> None:
         """Let it have ended, on a loop that is closed: whoever waited there will not be told."""
         self._accepted, self.cancelled = None, True

@@ -40,7 +40,7 @@ class Mailbox:
     left : callable
         Called when an envelope has left it: it has ended, and so has its handler.
     loop_ends : callable
-        Called when it becomes clear that the loop is about to end.
+        Called when it seems that the loop is about to end.
     acted : callable
         Told of each action that a model has the agent do.
     """
@@ -145,7 +145,7 @@ class Mailbox:
             self._fail(envelope, self._note(envelope, ungrouped(error)))
         except asyncio.CancelledError:
             self._fail(envelope, MeshError(f"{self.name} was cancelled while it handled a message."))
-            if envelope.was_cancelled and not envelope.cancelled:  # by nobody but a loop that ends
+            if envelope.was_cancelled and not envelope.cancelled:  # by somebody else, as by a loop that ends
                 self._loop_ends()
         except BaseException:  # an interrupt, with nesting
             self._fail(envelope, MeshError(f"{self.name} was interrupted while it handled a message."))
@@ -168,7 +168,7 @@ class Mailbox:
 
     def _over(self, envelope: Envelope) -> None:
         del self.at_work[envelope]
-        envelope.waits.clear()
+        envelope.forget()
         self._left()
         self._next()
 

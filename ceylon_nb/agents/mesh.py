@@ -297,8 +297,10 @@ class LocalMesh:
     def _handler(self) -> str | None:
         """The agent of this mesh whose handler runs here."""
         envelope = current.get()
-        ours = envelope is not None and envelope.context is not None and envelope.context.mesh is self
-        return envelope.passage.target if envelope is not None and ours and not envelope.has_ended else None
+        if envelope is None or envelope.has_ended:
+            return None
+        name = envelope.mailbox.name
+        return name if self._dispatcher.mailboxes.get(name) is envelope.mailbox else None
 
     async def drain(self) -> None:
         """Wait until nothing is on its way and nobody works.

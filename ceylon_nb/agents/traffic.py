@@ -91,7 +91,7 @@ def preview(value: object) -> str:
     """The beginning of what a value says, on one line; it may be large, or unable to say anything."""
     if not isinstance(value, str):
         try:
-            value = _short.repr(value)
+            value = str(value) if type(value) in (int, float) else _short.repr(value)
         except Exception:  # noqa: BLE001 - a trace must not stop what it traces
             value = type(value).__name__
     line = value[: 4 * LONGEST]
