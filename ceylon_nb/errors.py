@@ -123,7 +123,7 @@ class MeshStopped(MeshError):
 
 
 class CircularQuery(MeshError):
-    """Agents would wait for one another for ever; nothing was sent."""
+    """Agents would wait for one another for ever."""
 
 
 class QueryTimeout(MeshError, TimeoutError):

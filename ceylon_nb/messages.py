@@ -158,7 +158,7 @@ class Reply(Text):
     finish_reason : str or None
         ``"stop"``, ``"length"``, … in the server's words.
     attempts : int
-        Requests it took.
+        Requests it took; the further rounds of a model that calls actions are no further attempts.
     tool_calls : tuple of ToolCall
         The actions that the model asks for; they are done before an agent's user sees the reply, and then there are
         none.

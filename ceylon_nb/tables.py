@@ -171,7 +171,7 @@ def traffic(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     frame = pd.DataFrame(
         {name: pd.Series(list(cells), dtype=kinds.get(name, "object")) for name, cells in columns.items()}
     )
-    frame["when"] = pd.to_datetime(frame["when"], unit="s", utc=True)
+    frame["when"] = pd.to_datetime(frame["when"], unit="s", utc=True).dt.round("ms").astype("datetime64[ms, UTC]")
     return frame
 
 

@@ -48,18 +48,18 @@ def test_each_message_at_its_time() -> None:
         passage(1, "boss", "clerk", "count", kind="submit", latency=2.0, answer="7"),
         passage(2, "boss", "printer", "print", kind="message", latency=0.5),
         passage(3, "clerk", "printer", "jam", kind="broadcast", latency=3.0, error="ValueError: no paper"),
-        passage(4, "clerk", "clerk.look_up", "{'a': 1}", kind="action", at=1.0, latency=0.25, answer="x"),
+        passage(4, "clerk", "clerk.look_up", "look_up(a=1)", kind="action", at=1.0, latency=0.25, answer="x"),
         passage(5, None, "clerk", "late", at=9.0, latency=None),
         passage(6, None, "clerk", "wrong", at=9.5, latency=0.1, error="KeyError: 'k'"),
     ]
     assert plain(messages).splitlines() == [
         "you → boss: plan",
         "boss → clerk: count",
-        "clerk · look_up {'a': 1} → x",
-        "boss ⇢ printer: print",
-        "clerk ⇠ boss: 7",
-        "clerk ⇢ printer: jam",
-        "boss ⇠ you: done",
+        "clerk: look_up(a=1) → x",
+        "boss ⇀ printer: print",
+        "clerk ⇢ boss: 7",
+        "clerk ⇀ printer: jam",
+        "boss ⇢ you: done",
         "printer ✗ printer: ValueError: no paper",
         "you → clerk: late",
         "you → clerk: wrong",
@@ -70,7 +70,7 @@ def test_each_message_at_its_time() -> None:
     assert arrows[4:] == ["a2-)a3", "a1-->>a0", "a3--xa3", "a0->>a2", "a0->>a2", "a2--xa0"]
     assert names(sequence(messages)) == ["you", "boss", "clerk", "printer"]
     assert "actor a0 as you" in sequence(messages)
-    assert "Note over a2: look_up #123;'a'#58; 1#125; #8594; x" in sequence(messages)
+    assert "Note over a2: look_up(a=1) #8594; x" in sequence(messages)
 
 
 def test_equal_names_are_not_one() -> None:
@@ -114,4 +114,12 @@ def test_what_is_shown() -> None:
         "text/vnd.mermaid": str(diagram),
         "text/plain": repr(diagram),
     }
-    assert repr(diagram) == "you → b: hi\nb ⇠ you: ok"
+    assert repr(diagram) == "you → b: hi\nb ⇢ you: ok"
+
+
+def test_of_many_agents_the_newest_are_drawn_and_the_rest_is_counted() -> None:
+    ring = [passage(n, f"agent {n % 50}", f"agent {(n + 1) % 50}", str(n)) for n in range(100)]
+    drawn = sequence(ring, before=1_000)
+    assert len(names(drawn)) == 10
+    assert "Note over a0: 1,091 earlier" in drawn
+    assert "earlier" not in sequence(ring[:9])

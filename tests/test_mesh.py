@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from ceylon_nb import Agent, LlmAgent, LocalMesh, Reply, Usage
 from ceylon_nb.errors import (
+    CeylonError,
     CircularQuery,
     ConfigurationError,
     MeshError,
@@ -151,6 +153,30 @@ def test_an_error_of_a_model_reaches_whoever_asked(model_server: ModelServer) ->
     mesh = meshed(LlmAgent("expert", "ollama::absent", base_url=model_server.url))
     with pytest.raises(ModelNotFound, match="ollama pull absent"):
         asyncio.run(mesh.query("expert", "Capital?"))
+
+
+def test_also_what_is_no_ordinary_exception_reaches_whoever_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    class Odd(BaseException):
+        pass
+
+    class Angry(Agent):
+        async def on_message(self, message: Any, context: Any = None) -> Any:
+            raise message
+
+    async def main() -> None:
+        mesh = meshed(Angry("angry"))
+        with pytest.raises(Odd, match="this"):
+            await mesh.query("angry", Odd("this"))
+        for fatal in (KeyboardInterrupt(), SystemExit(3)):  # which would take the kernel along
+            with pytest.raises(CeylonError, match="wanted to end Python"):
+                await mesh.query("angry", fatal)
+        await mesh.send_to("angry", Odd("that"))
+        await mesh.drain()
+        assert mesh.stats().failed == 4
+        gc.collect()
+
+    asyncio.run(main())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_group_of_exceptions_arrives_as_its_first() -> None:
@@ -400,6 +426,26 @@ def test_a_message_that_is_withdrawn_while_it_waits_for_room_was_not_sent() -> N
     asyncio.run(main())
 
 
+def test_what_is_withdrawn_when_there_is_room_already_was_not_sent_either() -> None:
+    async def main() -> None:
+        gate = Gate()
+        mesh = meshed(gate, mailbox=1)
+        await mesh.send_to("gate", 0)
+        await mesh.send_to("gate", 1)
+        late = asyncio.create_task(mesh.send_to("gate", 2))
+        await gate.has_begun(0)
+        await turns()
+        gate.open.set()
+        while mesh.passages[2].waited is None and mesh.stats().agents["gate"].waiting == 2:
+            await asyncio.sleep(0)
+        late.cancel()  # it has room, and has not heard of it
+        await asyncio.wait([late])
+        await mesh.drain()
+        assert late.cancelled() == (2 not in gate.begun)
+
+    asyncio.run(main())
+
+
 def test_one_message_at_a_time_unless_told_otherwise() -> None:
     async def main() -> None:
         one, three = Gate("one"), Gate("three")
@@ -429,7 +475,7 @@ def test_agents_that_ask_each_other_in_a_circle_are_told() -> None:
         return "fine"
 
     mesh = meshed(Caller("a"), Caller("b"), Caller("c"))
-    with pytest.raises(CircularQuery, match=r"b waits for a waits for b: none of them .*larger max_at_once"):
+    with pytest.raises(CircularQuery, match=r"b waits for a waits for b: that would be for ever.*larger max_at_once"):
         asyncio.run(mesh.query("a", ask("b", ask("a", answer))))
     with pytest.raises(CircularQuery, match="a waits for a"):
         asyncio.run(mesh.query("a", ask("a", answer)))
@@ -490,6 +536,15 @@ def test_who_waits_for_what_he_has_submitted_is_in_the_circle_too() -> None:
 
     with pytest.raises(CircularQuery, match="a waits for a"):
         asyncio.run(meshed(Caller("a")).query("a", wait))
+
+
+def test_also_a_handler_whose_agent_was_removed() -> None:
+    async def leave(context: Any) -> None:
+        context.mesh.remove("a")
+        await context.mesh.drain()
+
+    with pytest.raises(CircularQuery, match="waits for itself"):
+        asyncio.run(asyncio.wait_for(meshed(Caller("a")).query("a", leave), 10))
 
 
 def test_a_handler_that_waits_for_rest_is_told() -> None:
@@ -690,6 +745,70 @@ def test_stop_need_not_be_awaited_and_may_come_from_a_handler() -> None:
         mesh.stop()
         with pytest.raises(MeshStopped):
             await asking
+
+    asyncio.run(main())
+
+
+def test_a_handler_that_hangs_in_its_thread_keeps_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither `stop`, which says who it is, nor the end of a loop."""
+    go_on, begun = threading.Event(), threading.Event()
+
+    class Hangs(Agent):
+        def on_message(self, message: Any, context: Any = None) -> None:
+            begun.set()
+            go_on.wait(60)
+
+    async def stop() -> None:
+        mesh = meshed(Hangs("hangs"))
+        await mesh.send_to("hangs", 1)
+        await asyncio.to_thread(begun.wait)
+        await mesh.stop()
+
+    async def leave() -> None:
+        await meshed(Hangs("hangs")).send_to("hangs", 1)
+        await asyncio.sleep(0)
+
+    began = time.monotonic()
+    try:
+        with caplog.at_level(logging.WARNING):
+            asyncio.run(stop())
+        assert "hangs did not end within 2 s" in caplog.text
+        asyncio.run(leave())
+        assert time.monotonic() - began < 30
+    finally:
+        go_on.set()
+
+
+def test_stop_takes_out_thousands_of_messages() -> None:
+    """One by one, each looked for among all, they would take minutes."""
+
+    async def main() -> None:
+        gate = Gate()
+        mesh = meshed(gate, mailbox=100_000)
+        for number in range(100_000):
+            await mesh.send_to("gate", number)
+        await mesh.stop()
+        assert (mesh.stats().cancelled, gate.begun) == (100_000, [])
+
+    asyncio.run(main())
+
+
+def test_what_outlives_its_handler_has_time(model_server: ModelServer) -> None:
+    """A task that a handler began is not bound by the time of the question that the handler answered."""
+    agent = LlmAgent("expert", "ollama::mock", base_url=model_server.url)
+    model_server.next(faults.status(503))
+    tasks = []
+
+    async def begin(context: Any) -> None:
+        async def later() -> Reply:
+            await asyncio.sleep(0.05)
+            return await agent.send_message("Capital?")
+
+        tasks.append(asyncio.create_task(later()))
+
+    async def main() -> None:
+        await meshed(Caller("a")).query("a", begin, timeout=0.04)
+        assert (await tasks[0]).attempts == 2
 
     asyncio.run(main())
 
@@ -957,6 +1076,28 @@ def test_what_a_model_has_an_agent_do_is_in_the_trace(model_server: ModelServer)
     assert set(actions["to"]) == {"clerk.price"}
     assert sorted(map(str, actions["answer"])) == ["2.5", "None"]
     assert [error for error in actions["error"] if error] == ["LookupError: no such item"]
+
+
+def test_no_key_is_in_the_trace(model_server: ModelServer) -> None:
+    key = "sk-very-secret-0123456789"
+    agent = LlmAgent("clerk", "ollama::mock", base_url=model_server.url, api_key=key)
+
+    @agent.action
+    async def price(item: str) -> float:
+        raise LookupError(f"http://shop/?key={key}")
+
+    def reply(messages: list[dict[str, Any]]) -> Any:
+        if messages[-1]["role"] == "tool":
+            return "It failed."
+        return {"content": "", "tool_calls": [{"function": {"name": "price", "arguments": {"item": key}}}]}
+
+    model_server.reply = reply
+    mesh = meshed(agent)
+    answer = asyncio.run(mesh.query("clerk", "How much?"))
+    shown = [str(answer.actions), repr(answer.actions), mesh.trace().to_string(), str(mesh.diagram())]
+    shown += mesh._repr_mimebundle_().values()
+    assert not [text for text in shown if key in text]
+    assert "key=***" in shown[0]
 
 
 def test_a_mesh_has_an_agent_act_and_the_action_knows_the_mesh() -> None:

@@ -56,11 +56,11 @@ def test_it_says_how_the_mesh_stands(mesh: LocalMesh) -> None:
     )
     shown = Parsed(view.html(mesh)).text
     head = "office · 2 agents · 1,222 messages: 1,202 answered, 9 failed, 1 cancelled, 7 waiting, 3 at work"
-    assert shown.startswith(head + "agent||at once|waiting|at work|handled|failed|")
+    assert shown.startswith(head + "agent|kind|at once|waiting|at work|handled|failed|")
     assert "writer|demo::instant|4|7|3|1,200|0|clerk|Clerk|1|0|0|2|9|" in shown
     assert "message 5" not in shown
     assert "you|clerk|message 6|answer 6|0.5 s|" in shown
-    assert "clerk|writer|hi|waiting||clerk|clerk|hi|ValueError: no|0.5 s|" in shown
+    assert "clerk|writer|hi|at work||clerk|clerk|hi|ValueError: no|0.5 s|" in shown
 
 
 def test_only_times_differ(mesh: LocalMesh) -> None:

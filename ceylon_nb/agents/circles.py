@@ -13,14 +13,19 @@ from ..errors import CircularQuery
 from .envelope import AT_WORK, ENDED, Envelope
 from .mailbox import Mailbox
 
+ANSWER = "Nothing was sent. Use send_to, which does not wait for an answer, or a larger max_at_once for {}."
+ROOM = "Nothing was sent. The mailbox is full: give {} a larger mailbox, or a larger max_at_once."
+END = "It goes on; wait for it outside of the handler, or give {} a larger max_at_once."
+"""What to do, by what is waited for; with the name of the agent."""
 
-def check_circle(asker: Envelope | None, what: Mailbox | Envelope) -> None:
+
+def check_circle(asker: Envelope | None, what: Mailbox | Envelope, advice: str) -> None:
     """Refuse that the handler of `asker` waits for room in a mailbox, or for an envelope, if that would be for ever.
 
     Raises
     ------
     CircularQuery
-        It would; nothing was sent.
+        It would. It says `advice`.
     """
     if asker is None:
         return
@@ -31,10 +36,7 @@ def check_circle(asker: Envelope | None, what: Mailbox | Envelope) -> None:
     if any(each in free for each in holders):
         return
     names = [asker.mailbox.name, *_way(asker, holders, free)]
-    raise CircularQuery(
-        f"{' waits for '.join(names)}: none of them could ever go on, so nothing was sent. Use send_to, which does "
-        f"not wait for an answer, or add {names[-1]} with a larger max_at_once."
-    )
+    raise CircularQuery(f"{' waits for '.join(names)}: that would be for ever. {advice.format(names[-1])}")
 
 
 def _holders(what: Mailbox | Envelope, stage: int = ENDED) -> Collection[Envelope]:

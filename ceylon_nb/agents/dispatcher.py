@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigurationError, MeshError, MeshStopped, NoSuchAgent, QueryTimeout, WrongLoop
 from ..interrupts import explained
-from ..loop import call_in, cancel_once, clock, retrieve, run_sync, running
+from ..loop import FAREWELL, call_in, cancel_once, clock, run_sync, running
 from ..timeouts import PatientTimer
-from .circles import check_circle
+from .circles import ANSWER, END, ROOM, check_circle
 from .envelope import ENDED, NEVER, QUEUED, WAITING, Envelope, current
-from .mailbox import Mailbox
+from .mailbox import Mailbox, log
 from .traffic import AgentStats, Stats, Traffic
 
 T = TypeVar("T")
@@ -156,11 +156,11 @@ class Dispatcher:
 
     def loop_ends(self) -> None:
         """Somebody else cancelled a handler: if all of the loop's tasks, it is about to end, and nothing may begin."""
-        ours = {task for mailbox in self._all for task in mailbox.at_work.values()}
+        ours = {task for mailbox in self.all for task in mailbox.at_work.values()}
         if any(not task.cancelling() for task in asyncio.all_tasks() - ours):
             return
         self._ending = asyncio.get_running_loop()
-        for mailbox in self._all:
+        for mailbox in self.all:
             mailbox.turn_away(MeshStopped(f"The loop on which {self._name!r} was at work ended before this."))
 
     def _settle(self, here: asyncio.AbstractEventLoop) -> None:
@@ -168,7 +168,7 @@ class Dispatcher:
         if self._loop is not None and self._loop.is_closed():  # and was before all was done
             self._open = self._visits = 0
             self._idle.clear()
-            for mailbox in self._all:
+            for mailbox in self.all:
                 mailbox.clear(MeshStopped(f"The loop on which {self._name!r} was at work was closed."))
         if not (self._open or self._visits):
             self._loop, self._ending = here, None
@@ -206,8 +206,10 @@ class Dispatcher:
         if asker is not None:
             if deadline != NEVER and not asker.has_ended:
                 deadline = min(deadline, asker.deadline)
-            if kind == "query" or mailbox.is_full:
-                check_circle(asker, mailbox)
+            if kind == "query":
+                check_circle(asker, mailbox, ANSWER)
+            elif mailbox.is_full:
+                check_circle(asker, mailbox, ROOM)
         sender = None if asker is None else asker.passage.target
         passage = self._traffic.begin(sender, target, kind, payload)
         envelope = Envelope(mailbox, payload, passage, deadline, one_way=kind in ("message", "broadcast"))
@@ -237,7 +239,7 @@ class Dispatcher:
         """Send something to each, and wait until all have it in their mailboxes."""
         for target in targets:
             if self.mailboxes[target].is_full:
-                check_circle(current.get(), self.mailboxes[target])
+                check_circle(current.get(), self.mailboxes[target], ROOM)
         envelopes = [self._post(target, payload, "broadcast") for target in targets]
         try:
             for envelope in envelopes:
@@ -268,7 +270,7 @@ class Dispatcher:
         """Wait until all of them have ended; if that takes too long, raise what `late` makes, and let them go on."""
         async with _at_most(timeout, late):
             for envelope in envelopes:
-                check_circle(current.get(), envelope)
+                check_circle(current.get(), envelope, END)
                 await _wait(envelope, ENDED)
 
     async def rest(self) -> None:
@@ -296,24 +298,35 @@ class Dispatcher:
             call_in(home, self._cancel_all)
 
     async def end(self) -> None:
-        """See to it that nobody works any more, but for the handler that may have called this."""
+        """See to it that nobody works any more, but for the handler that may have called this.
+
+        Who does not end within FAREWELL seconds is named in the log: a function that blocks, or one that will not stop.
+        """
         self._cancel_all()
         me = current.get()
-        tasks = [task for mailbox in self._all for envelope, task in mailbox.at_work.items() if envelope is not me]
-        for task in tasks:
-            task.add_done_callback(retrieve)
+        tasks = {
+            task: mailbox.name
+            for mailbox in self.all
+            for envelope, task in mailbox.at_work.items()
+            if envelope is not me
+        }
         if tasks:
-            await asyncio.wait(tasks)
+            _, busy = await asyncio.wait(tasks, timeout=FAREWELL)
+            if busy:
+                names = ", ".join(sorted({tasks[task] for task in busy}))
+                log.warning("%s was stopped, and %s did not end within %g s", self._name, names, FAREWELL)
 
     def _cancel_all(self) -> None:
-        me = current.get()
-        for mailbox in self._all:
-            for envelope in reversed(mailbox.envelopes):  # from the last, or the next would begin
+        me, why = current.get(), MeshStopped(f"{self._name!r} was stopped before this was answered.")
+        for mailbox in self.all:
+            mailbox.turn_away(why)
+            for envelope in list(mailbox.at_work):
                 if envelope is not me:
-                    envelope.cancel(MeshStopped(f"{self._name!r} was stopped before this was answered."))
+                    envelope.cancel(why)
 
     @property
-    def _all(self) -> list[Mailbox]:
+    def all(self) -> list[Mailbox]:
+        """The mailboxes, those of agents that were removed and may still be at work among them."""
         return [*self.mailboxes.values(), *self._gone]
 
 
@@ -355,9 +368,11 @@ async def _at_most(timeout: float | None, late: Callable[[], Exception]) -> Asyn
 
 def _too_late(envelope: Envelope) -> QueryTimeout:
     name, seconds = envelope.mailbox.name, clock() - envelope.sent
+    blocks = any(not thread.done() for thread in envelope.threads)
     if envelope.passage.waited is None:
         return QueryTimeout(
             f"{name} did not come to it within {seconds:.3g} s, as it is at {len(envelope.mailbox.at_work)} others. "
             "Raise timeout, or add it with a larger max_at_once."
         )
-    return QueryTimeout(f"{name} gave no answer within {seconds:.3g} s; its work is cancelled. Raise timeout.")
+    became = "it goes on in its thread, and is busy until then" if blocks else "its work is cancelled"
+    return QueryTimeout(f"{name} gave no answer within {seconds:.3g} s; {became}. Raise timeout.")

@@ -83,7 +83,7 @@ class Envelope:
         self.cancelled = self.begun = False
         self.context: Context | None = None
         self.answer: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.waits: dict[Envelope, int] = {}
         self.threads: list[asyncio.Future[None]] = []
         self.sent = clock()
@@ -99,6 +99,10 @@ class Envelope:
     def has_ended(self) -> bool:
         """Whether anything has become of it."""
         return self.stage == ENDED
+
+    def time_left(self) -> float:
+        """The same for the work that it began; what outlives it has all the time."""
+        return NEVER if self.has_ended else self.remaining()
 
     def remaining(self) -> float:
         """Seconds that are left for it; infinite where there is no deadline."""
@@ -119,7 +123,7 @@ class Envelope:
             try:
                 await self._accepted
             except asyncio.CancelledError:
-                if self.stage in (WAITING, QUEUED):
+                if not self.begun:  # there may be room by now
                     self.cancel(MeshError("It was withdrawn by its sender."))
                 raise
             if self.stage == ENDED and self.error is not None:
@@ -173,10 +177,10 @@ class Envelope:
                 cancel_once(self._task)
             self.end(error=why)
         else:
-            self.end(error=why)
             self.mailbox.drop(self)
+            self.end(error=why)
 
-    def end(self, answer: object = None, error: Exception | None = None) -> None:
+    def end(self, answer: object = None, error: BaseException | None = None) -> None:
         """Let it have ended so, if it has not ended otherwise before."""
         if self.stage == ENDED:
             return

@@ -38,7 +38,7 @@ class LlmAgent(Agent):
         Its name.
     model : str or async callable
         ``"ollama::llama3.2:latest"``, ``"openai::gpt-4o-mini"``, ``"demo::tutor"``; or an
-        ``async def (messages) -> str`` of your own.
+        ``async def (messages) -> str`` of your own, which is not told of actions.
     system_prompt : str, optional
         Said before every prompt, with role *system*.
     temperature : float, optional
@@ -61,7 +61,8 @@ class LlmAgent(Agent):
         Seconds for an action that states none itself: 60 unless told.
     confirm : callable, optional
         ``confirm(agent_name, call)`` is asked before an action that the model calls is run: True, False, or as text
-        why not. May be async; else it runs in a thread.
+        why not. May be async; else it runs in a thread, where it may ask by ``input()``. After ■ such a question is
+        still open, and takes the next answer.
 
     Raises
     ------
@@ -301,6 +302,7 @@ class LlmAgent(Agent):
             timeout=settings.action_timeout,
             confirm=settings.confirm,
             context=context,
+            hide=Caller(self.model, provider, settings).hide,
         )
         return ActingCaller(self.model, provider, settings, toolbox)
 
@@ -319,7 +321,8 @@ class LlmAgent(Agent):
         return provider
 
     def _interrupted(self) -> str:
-        return f"Interrupted before {self.model} had answered: the request is closed."
+        closed = "the request is closed" if not self.actions else "its request and its actions are cancelled"
+        return f"Interrupted before {self.model} had answered: {closed}."
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -6,16 +6,18 @@ Everything here happens on one loop, the mesh's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import MeshError, ungrouped
+from ..errors import MeshError
+from ..loop import retrieve
 from ..retry import time_left
 from . import threads
-from .envelope import NEVER, Envelope, current
+from .envelope import NEVER, QUEUED, Envelope, current
 from .toolloop import acted
 from .traffic import AgentStats
 
@@ -103,7 +105,7 @@ class Mailbox:
 
     def drop(self, envelope: Envelope) -> None:
         """Take out an envelope that waits."""
-        (self._queue if envelope in self._queue else self._room).remove(envelope)
+        (self._queue if envelope.stage == QUEUED else self._room).remove(envelope)
         self._left()
         self._next()
 
@@ -118,8 +120,13 @@ class Mailbox:
 
     def turn_away(self, why: Exception) -> None:
         """Take out all that waits."""
-        for envelope in [*self._room, *reversed(self._queue)]:
-            envelope.cancel(why)
+        envelopes = [*self._queue, *self._room]
+        self._queue.clear()
+        self._room.clear()
+        for envelope in envelopes:
+            envelope.cancelled = True
+            envelope.end(error=why)
+            self._left()
 
     def count(self, envelope: Envelope) -> None:
         """Count an envelope that has ended."""
@@ -137,31 +144,32 @@ class Mailbox:
         acted.set(self._acted)
         threads.running.set(envelope.threads)
         if envelope.deadline != NEVER:
-            time_left.set(envelope.remaining)
+            time_left.set(envelope.time_left)
         try:
             if not envelope.has_ended:
                 envelope.end(await self.agent.handle(envelope.payload, envelope.context))
-        except Exception as error:  # noqa: BLE001 - it is for whoever asked
-            self._fail(envelope, self._note(envelope, ungrouped(error)))
         except asyncio.CancelledError:
             self._fail(envelope, MeshError(f"{self.name} was cancelled while it handled a message."))
             if envelope.was_cancelled and not envelope.cancelled:  # by somebody else, as by a loop that ends
                 self._loop_ends()
-        except BaseException:  # an interrupt, with nesting
+        except (KeyboardInterrupt, GeneratorExit):  # with nesting ■ may end any task
             self._fail(envelope, MeshError(f"{self.name} was interrupted while it handled a message."))
             raise
+        except BaseException as error:  # noqa: BLE001 - it is for whoever asked
+            self._fail(envelope, self._note(envelope, error))
         finally:
             if envelope in self.at_work:  # or its loop was closed, and all is forgotten
-                if envelope.threads:  # a function that blocks goes on, and the agent does one thing at a time
-                    await self._outlast(envelope)
+                if envelope.threads and (envelope.cancelled or not envelope.was_cancelled):
+                    await self._outlast(envelope)  # what blocks goes on, and the agent does one thing at a time
                 self._over(envelope)
 
     def _begin(self, envelope: Envelope) -> None:
         self.at_work[envelope] = task = envelope.work()
         task.add_done_callback(functools.partial(self._see_over, envelope))
 
-    def _see_over(self, envelope: Envelope, _: object) -> None:
+    def _see_over(self, envelope: Envelope, task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step never gets to `handle`."""
+        retrieve(task)
         if envelope in self.at_work:
             self._fail(envelope, MeshError(f"{self.name} was cancelled before it handled a message."))
             self._over(envelope)
@@ -172,14 +180,14 @@ class Mailbox:
         self._left()
         self._next()
 
-    def _fail(self, envelope: Envelope, error: Exception) -> None:
+    def _fail(self, envelope: Envelope, error: BaseException) -> None:
         if envelope.one_way and not envelope.has_ended:
             sender = envelope.passage.sender
             whose = f" from {sender}" if sender else ""
             log.error("%s failed at a message%s that nobody waits for", self.name, whose, exc_info=error)
         envelope.end(error=error)
 
-    def _note(self, envelope: Envelope, error: Exception) -> Exception:
+    def _note(self, envelope: Envelope, error: BaseException) -> BaseException:
         sender = envelope.passage.sender
         note = f"Raised by the agent {self.name!r}, which was asked by {repr(sender) if sender else 'you'}."
         if note not in getattr(error, "__notes__", ()):
@@ -188,14 +196,10 @@ class Mailbox:
 
     @staticmethod
     async def _outlast(envelope: Envelope) -> None:
-        cancels = 0
-        while unfinished := [each for each in envelope.threads if not each.done()]:
-            try:
+        unfinished = [each for each in envelope.threads if not each.done()]
+        if unfinished:
+            with contextlib.suppress(asyncio.CancelledError):  # of a loop that ends: it need not wait
                 await asyncio.wait(unfinished)
-            except asyncio.CancelledError:
-                cancels += 1
-                if cancels > 1:  # somebody wants this to end
-                    raise
 
     def _next(self) -> None:
         while self._queue and len(self.at_work) < self.max_at_once:

@@ -64,7 +64,7 @@ class Result:
     id, target : str
     answer : object
         None if there is an error.
-    error : Exception or None
+    error : BaseException or None
     latency : float
         Seconds, from its submission to its end.
     """
@@ -72,7 +72,7 @@ class Result:
     id: str
     target: str
     answer: Any
-    error: Exception | None
+    error: BaseException | None
     latency: float
 
 
@@ -95,8 +95,8 @@ class LocalMesh:
     Notes
     -----
     It need not be started. An agent handles one message at a time unless it was added with ``max_at_once``, and the
-    messages of one sender in the order in which they were sent. Every coroutine has a twin, ``…_sync``, for scripts,
-    threads and handlers that are not async.
+    messages of one sender in the order in which they were sent; in two meshes it has two mailboxes, and does two at a
+    time. Every coroutine has a twin, ``…_sync``, for scripts, threads and handlers that are not async.
     """
 
     def __init__(self, name: str = "mesh", *, keep: int = KEPT) -> None:
@@ -211,7 +211,7 @@ class LocalMesh:
         check_options(timeout=timeout)
         if current.get() is not None:
             return await self._dispatcher.at_home(self._dispatcher.ask, target, payload, timeout)
-        with explained(lambda: f"Interrupted before {target} had answered: its work is cancelled."), awake():
+        with explained(lambda: f"Interrupted before {target} had answered."), awake():
             return await self._dispatcher.at_home(self._dispatcher.ask, target, payload, timeout)
 
     async def submit(self, target: str, payload: object) -> str:
@@ -299,8 +299,8 @@ class LocalMesh:
         envelope = current.get()
         if envelope is None or envelope.has_ended:
             return None
-        name = envelope.mailbox.name
-        return name if self._dispatcher.mailboxes.get(name) is envelope.mailbox else None
+        ours = any(mailbox is envelope.mailbox for mailbox in self._dispatcher.all)
+        return envelope.mailbox.name if ours else None
 
     async def drain(self) -> None:
         """Wait until nothing is on its way and nobody works.
@@ -413,7 +413,9 @@ class LocalMesh:
     def diagram(self, last: int = 50) -> Any:
         """The newest messages as a sequence diagram, which JupyterLab draws; elsewhere it is text."""
         check_options(last=last)
-        return pkgutil.resolve_name(f"{VIEWS}.mermaid:Diagram")(self.passages[-last:])
+        drawn = self.passages[-last:]
+        before = drawn[0].number if drawn else 0
+        return pkgutil.resolve_name(f"{VIEWS}.mermaid:Diagram")(drawn, before)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         view = pkgutil.resolve_name(f"{VIEWS}.mesh")
@@ -426,6 +428,9 @@ class _Started:
     def __init__(self, mesh: LocalMesh) -> None:
         self._mesh = mesh
 
+    def __repr__(self) -> str:
+        return repr(self._mesh)
+
     def __await__(self) -> Generator[Any, None, LocalMesh]:
         return self._mesh
         yield
@@ -436,6 +441,9 @@ class _Stopping:
 
     def __init__(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._end = end
+
+    def __repr__(self) -> str:
+        return "stopping; `await mesh.stop()` waits for the end"
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._end().__await__()

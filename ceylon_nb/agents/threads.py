@@ -17,6 +17,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 from ..errors import CeylonError, ungrouped
+from ..kernel import just_interrupted
 from ..loop import call_in
 
 running: ContextVar[list[asyncio.Future[None]] | None] = ContextVar("running", default=None)
@@ -80,7 +81,7 @@ async def call(function: Callable[..., Any], *args: Any, named: Mapping[str, Any
 
     Raises
     ------
-    Exception
+    BaseException
         What the function raises; of an ExceptionGroup the first, as a group can hang a kernel.
     CeylonError
         It wanted to end Python.
@@ -90,7 +91,11 @@ async def call(function: Callable[..., Any], *args: Any, named: Mapping[str, Any
             return await function(*args, **(named or {}))
         result = await in_thread(functools.partial(function, *args, **(named or {})))
         return await result if inspect.isawaitable(result) else result
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - raised again below, where no group becomes its context
+    except (asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and just_interrupted():
+            raise
         failure = _survivable(error)
         failure = ungrouped(failure) if isinstance(failure, Exception) else failure
     try:

@@ -1,6 +1,6 @@
 """The tool loop: ask, do what the model calls for, tell it what came of it, and ask again until it answers.
 
-* All calls of one turn run at once, each in a task of its own; their results go back in the order of the calls.
+* The calls of one turn run at once, each in a task of its own; their results go back in the order of the calls.
 * Whatever goes wrong with a call is told to the model, which may do better; only the requests themselves can fail.
 * Who is cancelled meanwhile cancels the actions that run, and waits for them.
 """
@@ -14,6 +14,8 @@ from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
+
+import orjson
 
 from ..errors import NoSuchAction, RequestError, TooManyRounds, describe
 from ..loop import awake, clock, end
@@ -29,6 +31,10 @@ log = logging.getLogger("ceylon_nb")
 
 acted: ContextVar[Callable[[str, Done], object] | None] = ContextVar("acted", default=None)
 """Told of each action that a model called, with the agent's name, when it has ended."""
+
+
+AT_ONCE = 32
+"""Calls of one turn that run at the same time: a model may say thousands, and each may take a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class Toolbox:
         Asked before each call.
     context : object
         Handed to actions that want it.
+    hide : callable
+        The same text without the agent's key, which an action's error may name.
     """
 
     agent: str
@@ -56,11 +64,13 @@ class Toolbox:
     timeout: float | None = None
     confirm: Confirm | None = None
     context: object = None
+    hide: Callable[[str], str] = str
 
     async def act(self, calls: Sequence[ToolCall], number: int) -> list[Done]:
-        """Run all calls of one turn at once."""
+        """Run the calls of one turn at the same time, AT_ONCE of them at the most."""
         confirming = asyncio.Lock()  # whoever is asked is asked one thing at a time, in the order of the calls
-        tasks = [asyncio.create_task(self._act(call, number, confirming)) for call in calls]
+        hands = asyncio.Semaphore(AT_ONCE)
+        tasks = [asyncio.create_task(self._act(call, number, confirming, hands)) for call in calls]
         try:
             with awake():
                 await asyncio.wait(tasks)
@@ -68,23 +78,36 @@ class Toolbox:
             await end(tasks)
         return [task.result() for task in tasks]
 
-    async def _act(self, call: ToolCall, number: int, confirming: asyncio.Lock) -> Done:
+    async def _act(self, call: ToolCall, number: int, confirming: asyncio.Lock, hands: asyncio.Semaphore) -> Done:
         flying.set(None)  # what an action asks of other agents is not the row's own request
         began, error = clock(), None
         try:
-            result = sendable(as_text(await self._run(call, confirming)))
+            async with hands:
+                began = clock()
+                result = as_text(await self._run(call, confirming))
         except asyncio.CancelledError as failure:
             if _cancelled():
                 raise
             error = describe(failure)  # what it waited for was cancelled, not the action
-        except (Exception, SystemExit) as failure:  # whatever an action raises is told to the model
+        except (KeyboardInterrupt, GeneratorExit):  # of the loop, not of the action
+            raise
+        except BaseException as failure:
             error = describe(failure)
             log.debug("Action %r of %r failed", call.name, self.agent, exc_info=True)
         if error is not None:
-            result = sendable(f"error: {error}")
-        done = Done(call, result, error, clock() - began, number)
+            error = self.hide(sendable(error))
+            result = f"error: {error}"
+        done = Done(self._shown(call), self.hide(sendable(result)), error, clock() - began, number)
         _tell(self.agent, done)
         return done
+
+    def _shown(self, call: ToolCall) -> ToolCall:
+        """The same call without the agent's key, which a model may say."""
+        said = call.arguments if isinstance(call.arguments, str) else orjson.dumps(call.arguments).decode()
+        shown = self.hide(said)
+        if shown == said:
+            return call
+        return replace(call, arguments=shown if isinstance(call.arguments, str) else orjson.loads(shown))
 
     async def _run(self, call: ToolCall, confirming: asyncio.Lock) -> Any:
         action = self.actions.get(call.name)
@@ -141,7 +164,7 @@ class _Way:
         try:
             yield
         except RequestError as error:
-            error.attempts += self._attempts()
+            error.attempts += self._again()
             raise
 
     async def act(self, reply: Reply) -> None:
@@ -161,7 +184,7 @@ class _Way:
         done = await self._toolbox.act(reply.tool_calls, len(self._replies))
         self._done += done
         told = [ResultMessage("tool", each.result, each.call) for each in done]
-        said = CallsMessage("assistant", str(reply), reply.tool_calls)
+        said = CallsMessage("assistant", str(reply), tuple(each.call for each in done))
         self.request = replace(self.request, messages=(*self.request.messages, said, *told))
 
     def end(self, reply: Reply) -> Reply:
@@ -173,13 +196,14 @@ class _Way:
             model=reply.model,
             latency=clock() - self._began,
             finish_reason=reply.finish_reason,
-            attempts=self._attempts(),
+            attempts=1 + self._again(),
             raw=reply._raw,
             actions=tuple(self._done),
         )
 
-    def _attempts(self) -> int:
-        return sum(reply.attempts for reply in self._replies)
+    def _again(self) -> int:
+        """Requests that were further attempts; a further round is none."""
+        return sum(reply.attempts - 1 for reply in self._replies)
 
     def _tokens(self, name: str) -> int | None:
         counts = [getattr(reply.usage, name) for reply in self._replies]
@@ -192,7 +216,7 @@ class _Way:
             f"The model called actions {len(self._replies)} times in a row and did not answer (the last: {names}). "
             f"Raise max_rounds, which is {self._toolbox.max_rounds}, or say in the prompt when it is enough."
         )
-        error.attempts, error.item, error.latency = self._attempts(), self.request.prompt, last.latency
+        error.attempts, error.item, error.latency = 1 + self._again(), self.request.prompt, last.latency
         return error
 
 
@@ -207,7 +231,7 @@ async def converse(ask: Callable[[Request], Awaitable[Reply]], request: Request,
     Returns
     -------
     Reply
-        The last round's text; tokens, attempts and seconds of all rounds; `Reply.actions` is what was done.
+        The last round's text; tokens, further attempts and seconds of all rounds; `Reply.actions` is what was done.
 
     Raises
     ------

@@ -184,7 +184,7 @@ class Traffic:
 
     def act(self, agent: str, done: Done) -> None:
         """Keep an action that a model had an agent do, as a message to it."""
-        passage = self.begin(agent, f"{agent}.{done.call.name}", "action", done.call.arguments)
+        passage = self.begin(agent, f"{agent}.{done.call.name}", "action", str(done.call))
         passage.at -= done.latency
         passage.waited, passage.latency = 0.0, done.latency
         passage.answer = None if done.error else preview(done.result)

@@ -24,6 +24,9 @@ NAME = 40
 SAID = 80
 """Characters of what is said."""
 
+ACTORS = 10
+"""Agents side by side; of more nobody could read a name."""
+
 LARGEST = 90_000
 """Characters of a source; of one with 100,000 Mermaid draws nothing."""
 
@@ -37,8 +40,8 @@ _SIGNS = re.compile(r"[^\w\s.,!?'()/+*=-]")
 class Diagram:
     """Messages, drawn: ``str(diagram)`` is Mermaid's source; JupyterLab shows the picture, everything else the text."""
 
-    def __init__(self, passages: Sequence[Passage]) -> None:
-        self._source = sequence(passages)
+    def __init__(self, passages: Sequence[Passage], before: int = 0) -> None:
+        self._source = sequence(passages, before)
         self._plain = plain(passages)
 
     def __str__(self) -> str:
@@ -51,13 +54,16 @@ class Diagram:
         return {"text/vnd.mermaid": self._source, "text/plain": self._plain}
 
 
-def sequence(passages: Sequence[Passage]) -> str:
+def sequence(passages: Sequence[Passage], before: int = 0) -> str:
     """Mermaid's source of the messages' diagram.
 
     Parameters
     ----------
     passages
-        Messages, as `LocalMesh.passages` has them. Where they are more than Mermaid draws, the newest are drawn.
+        Messages, as `LocalMesh.passages` has them. Of more than Mermaid draws, or of more than ACTORS agents, which
+        nobody could read, the newest are drawn.
+    before : int
+        Messages before these, which the diagram only counts.
 
     Returns
     -------
@@ -65,12 +71,26 @@ def sequence(passages: Sequence[Passage]) -> str:
         One line an agent, one a message (open arrow: one way; filled: a question), one an answer (dashed) or an error
         (crossed), each at its time; an action is a note over the agent that did it.
     """
-    drawn = list(passages)
-    source = _source(drawn)
-    while len(source) > LARGEST:
+    drawn = _of_few(passages)
+    while True:
+        source = _source(drawn, before + len(passages) - len(drawn))
+        if len(source) <= LARGEST:
+            return source
         drawn = drawn[len(drawn) // 2 :]
-        source = _source(drawn)
-    return source
+
+
+def _of_few(passages: Sequence[Passage]) -> list[Passage]:
+    """The newest, as long as they are of no more than ACTORS agents."""
+    seen: set[str | None] = set()
+    drawn: list[Passage] = []
+    for passage in reversed(passages):
+        seen.add(passage.sender)
+        if passage.kind != "action":
+            seen.add(passage.target)
+        if len(seen) > ACTORS:
+            break
+        drawn.append(passage)
+    return drawn[::-1]
 
 
 def plain(passages: Sequence[Passage]) -> str:
@@ -90,7 +110,7 @@ class _Step(NamedTuple):
 
 
 _ARROWS = {"asks": "->>", "tells": "-)", "answers": "-->>", "fails": "--x"}
-_TEXT = {"asks": "→", "tells": "⇢", "answers": "⇠", "fails": "✗"}
+_TEXT = {"asks": "→", "tells": "⇀", "answers": "⇢", "fails": "✗"}
 
 
 def _steps(passages: Sequence[Passage]) -> list[_Step]:
@@ -102,9 +122,8 @@ def _of(passage: Passage) -> Iterator[_Step]:
     sender, target = passage.sender, passage.target
     ended = passage.at + (passage.latency or 0.0)
     if passage.kind == "action":
-        name = target.removeprefix(f"{sender}.")
         came = f"error: {passage.error}" if passage.error is not None else passage.answer or "done"
-        yield _Step(ended, passage.number, "does", sender, sender, f"{line(name, NAME)} {passage.said} → {came}")
+        yield _Step(ended, passage.number, "does", sender, sender, f"{passage.said} → {came}")
         return
     one_way = passage.kind in ("message", "broadcast")
     yield _Step(passage.at, passage.number, "tells" if one_way else "asks", sender, target, passage.said)
@@ -116,11 +135,11 @@ def _of(passage: Passage) -> Iterator[_Step]:
 
 def _told(step: _Step) -> str:
     if step.way == "does":
-        return f"{_name(step.sender)} · {_words(step)}"
+        return f"{_name(step.sender)}: {_words(step)}"
     return f"{_name(step.sender)} {_TEXT[step.way]} {_name(step.target)}: {_words(step)}"
 
 
-def _source(passages: Sequence[Passage]) -> str:
+def _source(passages: Sequence[Passage], before: int) -> str:
     steps = _steps(passages)
     ids: dict[str | None, str] = {}
     for step in steps:
@@ -130,6 +149,8 @@ def _source(passages: Sequence[Passage]) -> str:
     for name, identity in ids.items():
         kind = "actor" if name is None else "participant"
         lines.append(f"{kind} {identity} as {_escaped(_name(name), 20)}")
+    if before and ids:
+        lines.append(f"Note over a0: {before:,} earlier")
     for step in steps:
         sender, target, words = ids[step.sender], ids[step.target], _escaped(_words(step), 36)
         if step.way == "does":

@@ -54,12 +54,12 @@ def _parts(mesh: LocalMesh) -> Iterator[str]:
     names = [name for name in stats.agents if name in set(busiest[:AGENTS])]
     if names:
         rows = (_agent(name, agents.get(name), stats.agents[name]) for name in names)
-        yield _table("agents", ("agent", "", *_COLUMNS), rows)
+        yield _table("agents", ("agent", "kind", *_COLUMNS), rows)
     if len(stats.agents) > len(names):
-        yield f"<div>… {len(stats.agents) - len(names):,} more agents, with less to do</div>"
+        yield f"<div>… {_many(len(stats.agents) - len(names), 'more agent')}</div>"
     passages = mesh.passages[-LAST:]
     if passages:
-        yield _table("messages", ("from", "to", "message", "answer", ""), map(_message, passages))
+        yield _table("messages", ("from", "to", "message", "answer", "time"), map(_message, passages))
 
 
 def _table(label: str, heads: Sequence[str], rows: Iterator[str]) -> str:
@@ -95,17 +95,25 @@ def _message(passage: Passage) -> str:
     elif passage.answer is not None:
         came = inline(passage.answer, BRIEF)
     else:
-        came = f'<span style="{_QUIET}">{"waiting" if passage.latency is None else ""}</span>'
+        came = f'<span style="{_QUIET}">{_standing(passage)}</span>'
     names = "".join(f'<td style="{_LABEL}">{inline(name, BRIEF)}</td>' for name in (sender, passage.target))
     words = f'<td style="{_WORDS}">{inline(passage.said, BRIEF)}</td><td style="{_WORDS}">{came}</td>'
     time = f'<span class="ceylon-nb-time">{_took(passage.latency)}</span>'
     return f'<tr style="{_LINE}">{names}{words}<td style="{_COUNT};{_QUIET}">{time}</td></tr>'
 
 
+def _standing(passage: Passage) -> str:
+    if passage.latency is not None:
+        return ""
+    return "waiting" if passage.waited is None else "at work"
+
+
 def _took(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return f"{1_000 * seconds:.1f} ms" if seconds < 0.1 else f"{seconds:,.1f} s"
+    if seconds < 0.001:
+        return "under 1 ms"
+    return f"{1_000 * seconds:.0f} ms" if seconds < 0.1 else f"{seconds:,.1f} s"
 
 
 def _traffic(stats: Stats) -> str:
