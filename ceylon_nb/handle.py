@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import pkgutil
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -331,13 +332,16 @@ class Batch:
         self._check_loop()
         if not (self.finished or self._course.loop.is_running() or self._course.loop is loops.background()):
             raise WrongLoop("The loop on which this batch runs stands still: write `await run` where it goes on.")
+        ended = threading.Lock()  # not a Future: an interrupt inside one may leave it locked for good
+        ended.acquire()
+        call_in(self._course.loop, lambda: self._course.finished.add_done_callback(lambda _: ended.release()))
         with explained(self._interrupted):
             try:
-                self._course.finished.result(timeout)
+                if not (self.finished or loops.acquire(ended, timeout)):
+                    raise TimeoutError(f"Not done within {timeout:g} s; the batch goes on.")
             except KeyboardInterrupt:
                 self.cancel()
-                with contextlib.suppress(TimeoutError):
-                    self._course.finished.result(FAREWELL)
+                loops.acquire(ended, FAREWELL)
                 raise
         return self._outcome()
 

@@ -224,6 +224,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 
+def acquire(lock: threading.Lock, timeout: float | None = None) -> bool:
+    """Wait for a lock, at most so many seconds, and notice an interrupt; whether it was acquired.
+
+    In slices: a signal that comes in the moment before a thread begins to wait does not end the wait.
+    """
+    ends = None if timeout is None else clock() + timeout
+    while not lock.acquire(timeout=TICK if ends is None else min(TICK, max(ends - clock(), 0.0))):
+        if ends is not None and clock() >= ends:
+            return False
+    return True
+
+
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for it; also inside a cell, where a loop already runs.
 
@@ -260,7 +272,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
     def begin_and_wait() -> None:
         _submit(start)
-        ended.acquire()
+        acquire(ended)
 
     try:
         begin_and_wait() if loop is None else interruptibly(begin_and_wait)
@@ -268,7 +280,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         ignore_repeats()
         if task is None or not task.done():
             _submit(stop)
-            ended.acquire(timeout=FAREWELL)
+            acquire(ended, FAREWELL)
         raise
     assert task is not None
     return task.result()

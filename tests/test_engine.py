@@ -2098,6 +2098,29 @@ def test_ctrl_c_in_a_script_stops_the_work_and_keeps_the_answers():
     assert (child.returncode, err) == (3, "")
 
 
+@pytest.mark.parametrize("wait", ["ceylon_nb.batch(fn, [1]).result()", "agent.send_message_sync('Who?')"])
+def test_ctrl_c_that_wakes_another_thread_is_noticed(wait):
+    """As one that comes in the moment before the main thread begins to wait: nothing ends that wait."""
+    child = python(f"""
+        import asyncio, signal, threading, time, ceylon_nb
+
+        async def fn(_):
+            def interrupt():
+                time.sleep(0.3)
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            await asyncio.to_thread(interrupt)
+            await asyncio.Event().wait()
+
+        agent = ceylon_nb.LlmAgent("clerk", fn)
+        try:
+            {wait}
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    """)
+    out, err = child.communicate(timeout=30)
+    assert (out, err) == ("interrupted\n", "")
+
+
 def test_ctrl_c_under_asyncio_run_does_too():
     child = python("""
         import asyncio, ceylon_nb

@@ -1,8 +1,9 @@
 """Agents: an Agent answers messages and does things, an LlmAgent asks a model."""
 
 from .agent import Agent
+from .context import Context
 from .llm import Conversation, LlmAgent
 from .mesh import LocalMesh
 from .stream import Stream
 
-__all__ = ["Agent", "Conversation", "LlmAgent", "LocalMesh", "Stream"]
+__all__ = ["Agent", "Context", "Conversation", "LlmAgent", "LocalMesh", "Stream"]
