@@ -32,7 +32,10 @@ def outputs(page: Page, cell: int) -> Any:
 def run_all(page: Page, code_cells: int) -> None:
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     last = page.locator(".jp-Notebook .jp-CodeCell").nth(code_cells - 1).locator(".jp-InputArea-prompt")
-    expect(last).to_have_text(f"[{code_cells}]:", timeout=60_000)
+    try:
+        expect(last).to_have_text(f"[{code_cells}]:", timeout=60_000)
+    except AssertionError as error:
+        raise AssertionError(page.locator(".jp-Notebook").inner_text()) from error  # how far it came, and why not on
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
