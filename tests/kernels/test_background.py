@@ -101,6 +101,7 @@ def test_an_interrupt_elsewhere(kernel: Kernel, server: ModelServer, where: str,
     assert begun.outputs == []
 
 
+@pytest.mark.soak  # on a machine with much else to do the kernel itself now and then does not survive it
 def test_interrupts_elsewhere_at_random_moments(kernel: Kernel, server: ModelServer) -> None:
     """Also in cells that end by themselves, right before and after them, and while the batch's answers come in.
 
