@@ -8,15 +8,14 @@ move to another. So nothing of it is left on a loop when it has nothing to do, a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ..errors import ConfigurationError, MeshError, MeshStopped, NoSuchAgent, QueryTimeout, WrongLoop
 from ..interrupts import explained
 from ..loop import FAREWELL, call_in, cancel_once, clock, run_sync, running
-from ..timeouts import PatientTimer
+from ..timeouts import PatientTimer, patient_timeout
 from .circles import ANSWER, END, ROOM, check_circle
 from .envelope import ENDED, NEVER, QUEUED, WAITING, Envelope, current
 from .mailbox import Mailbox, log
@@ -204,9 +203,9 @@ class Dispatcher:
             raise self._nobody(target)
         asker = current.get()
         if asker is not None:
-            if deadline != NEVER and not asker.has_ended:
-                deadline = min(deadline, asker.deadline)
             if kind == "query":
+                if not asker.has_ended:
+                    deadline = min(deadline, asker.deadline)
                 check_circle(asker, mailbox, ANSWER)
             elif mailbox.is_full:
                 check_circle(asker, mailbox, ROOM)
@@ -252,9 +251,10 @@ class Dispatcher:
 
     async def ask(self, target: str, payload: object, timeout: float | None) -> Any:
         """Send something, and wait for the answer; whoever does not wait for it any more cancels it."""
-        envelope = self._post(target, payload, "query", NEVER if timeout is None else clock() + timeout)
+        deadline = NEVER if timeout is None else clock() + timeout
+        envelope = self._post(target, payload, "query", deadline)
         timer = None
-        if envelope.deadline != NEVER:
+        if envelope.deadline == deadline != NEVER:  # an earlier one is of a handler that asks, which is cancelled then
             timer = PatientTimer(envelope.remaining(), lambda: envelope.cancel(_too_late(envelope)))
         try:
             await _wait(envelope, ENDED)
@@ -268,10 +268,13 @@ class Dispatcher:
 
     async def see_ended(self, envelopes: list[Envelope], timeout: float | None, late: Callable[[], Exception]) -> None:
         """Wait until all of them have ended; if that takes too long, raise what `late` makes, and let them go on."""
-        async with _at_most(timeout, late):
-            for envelope in envelopes:
-                check_circle(current.get(), envelope, END)
-                await _wait(envelope, ENDED)
+        try:
+            async with patient_timeout(timeout):
+                for envelope in envelopes:
+                    check_circle(current.get(), envelope, END)
+                    await _wait(envelope, ENDED)
+        except TimeoutError:
+            raise late() from None
 
     async def rest(self) -> None:
         """Wait until nothing is on its way."""
@@ -340,30 +343,6 @@ async def _wait(envelope: Envelope, stage: int) -> None:
     finally:
         if asker is not None:
             asker.waits.pop(envelope, None)
-
-
-@contextlib.asynccontextmanager
-async def _at_most(timeout: float | None, late: Callable[[], Exception]) -> AsyncIterator[None]:
-    """Give up after so many seconds, with that error."""
-    guard = asyncio.timeout(None)
-    over = False
-
-    def expire() -> None:
-        nonlocal over
-        over = True
-        guard.reschedule(asyncio.get_running_loop().time())
-
-    timer = None if timeout is None else PatientTimer(timeout, expire)
-    try:
-        async with guard:
-            yield
-    except TimeoutError:
-        if not over:
-            raise
-        raise late() from None
-    finally:
-        if timer is not None:
-            timer.stop()
 
 
 def _too_late(envelope: Envelope) -> QueryTimeout:

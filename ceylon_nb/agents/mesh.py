@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..errors import CircularQuery, ConfigurationError, MeshError, QueryTimeout
 from ..interrupts import explained
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .models import Model
-
-T = TypeVar("T")
 
 MAILBOX = 1_000
 """Messages that wait for an agent at the most, unless told otherwise."""

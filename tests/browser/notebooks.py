@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,19 +57,6 @@ def reading(page: Page, notebook: Path, folder: Path) -> Iterator[Page]:
         yield reader
 
 
-def surely(run: Callable[[], object], cell: Locator) -> None:
-    """Have a cell run; once more if nothing comes of it, as JupyterLab may lose what it is told right after a start."""
-    prompt = cell.locator(".jp-InputArea-prompt")
-    unrun = re.compile(r"^\[\s\]:$")
-    fresh = unrun.match(prompt.inner_text()) is not None
-    run()
-    if fresh:
-        try:
-            expect(prompt).not_to_have_text(unrun, timeout=10_000)
-        except AssertionError:
-            run()
-
-
 def exported(path: Path) -> str:
     """The notebook as nbconvert's HTML, which asks nobody for scripts."""
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
@@ -105,7 +92,7 @@ class Notebook:
 
     def begin(self, at: int) -> None:
         """Run a cell, and do not wait for its end."""
-        surely(lambda: self.page.evaluate(RUN, at), self.cell(at))
+        self.page.evaluate(RUN, at)
 
     def run(self, at: int) -> None:
         """Run a cell to its end."""
