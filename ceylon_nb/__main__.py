@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--max-tokens", type=int)
     ask.add_argument("--timeout", type=float, metavar="SECONDS", help="for one attempt")
     ask.add_argument("--attempts", type=int)
-    ask.add_argument("--max-at-once", type=int, default=8)
+    ask.add_argument("--max-at-once", type=_at_once, default="auto", metavar="N", help="or auto, which finds out")
     ask.add_argument("--max-per-minute", type=float)
     ask.add_argument("--store", metavar="FILE", default="auto", help="of answers; `off` for none (.ceylon_nb/ here)")
     ask.add_argument("--fresh", action="store_true", help="ask for everything, whatever the store has")
@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--latency", type=float, default=0.05, metavar="SECONDS")
     serve.set_defaults(run=_serve)
     return parser
+
+
+def _at_once(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _demo(_: argparse.Namespace) -> int:
@@ -95,7 +99,7 @@ def _map(arguments: argparse.Namespace) -> int:
         tables.check_path(arguments.out)
     names = "system_prompt base_url temperature max_tokens timeout attempts max_per_minute".split()
     options: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    check_options(max_at_once=arguments.max_at_once)
+    check_options(auto=True, max_at_once=arguments.max_at_once)
     agent = LlmAgent("map", arguments.model, **options).build()
     table = tables.read(arguments.table)
     run = agent.map(

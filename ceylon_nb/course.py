@@ -24,12 +24,14 @@ from concurrent.futures import Future
 from typing import Any
 
 from . import loop as loops
+from .adaptive import START, Estimate, Share
 from .answers import CANCELLED, FAILED, OK
 from .errors import ungrouped
 from .frames import Source
 from .keeping import Keeper
 from .loop import call_in, hold_awake, running
 from .news import News
+from .policy import AtOnce
 from .stopwatch import Stopwatch
 from .storage.ledger import Ledger
 from .trace import Trace
@@ -51,6 +53,8 @@ class Course:
         Done once the batch has ended, in whatever way; another one after each `resume`.
     loop : AbstractEventLoop
         Where it happens.
+    adaptive : bool
+        Whether it has as many rows in flight as the server is found to work on.
     """
 
     def __init__(
@@ -62,7 +66,8 @@ class Course:
         news: News,
         trace: Trace,
         *,
-        max_at_once: int,
+        max_at_once: AtOnce,
+        estimate: Estimate,
         deadline: float | None,
     ) -> None:
         self.state = "cancelled"
@@ -70,8 +75,11 @@ class Course:
         self.finished = _unfinished()
         self.loop = running() or loops.background()
         self.stopwatch = Stopwatch(deadline)
+        self.adaptive = max_at_once == "auto"
+        self._share = Share(estimate, functools.partial(_adapted, weakref.ref(self)))
+        limit = START if max_at_once == "auto" else max_at_once
         self.workers = Workers(
-            prepare, call, source, keeper, trace, max_at_once, self.stopwatch.left, self._settle, self._lost
+            prepare, call, source, keeper, trace, self._share, limit, self.stopwatch.left, self._settle, self._lost
         )
         trace.changed = functools.partial(_seen, weakref.ref(self))
         self._answers = keeper.answers
@@ -115,10 +123,11 @@ class Course:
             self._reopen()
             call_in(self.loop, self._retry_failed)
 
-    def work_at_once(self, limit: int) -> None:
+    def work_at_once(self, limit: AtOnce) -> None:
         """Have so many rows in flight from now on."""
-        self.workers.limit = limit
-        call_in(self.loop, self.workers.spawn)
+        self.adaptive = limit == "auto"
+        self.workers.limit = self._share.limit if limit == "auto" else limit
+        call_in(self.loop, self._keep_to_share)
 
     def _move(self) -> None:
         """Go over to another loop if this one is closed: what ran there has ended with it."""
@@ -181,6 +190,19 @@ class Course:
         elif self.state != "paused":
             self._run(only_again=self.state == "cancelled")
 
+    def _keep_to_share(self) -> None:
+        """Have as many workers as the batch's share of the estimate is, if it keeps to that, or as it was told."""
+        if not self.adaptive:
+            self._share.close()
+        elif self.state == "running":
+            self._share.open()
+        self._adapt()
+
+    def _adapt(self) -> None:
+        if self.adaptive:
+            self.workers.limit = self._share.limit
+        self.workers.spawn()
+
     def _run(self, *, only_again: bool = False) -> None:
         self._reopen()
         self._begun = True
@@ -190,6 +212,7 @@ class Course:
             self.stopwatch.start(self._cancel)
         if self._let_go is None:
             self._let_go = hold_awake(self.loop)
+        self._keep_to_share()
         self.workers.only_again = only_again
         self._waits_for_store = True
         self._keeper.open()
@@ -269,6 +292,7 @@ class Course:
         elif self.state == "running":
             workers.spawn()
             return
+        self._share.close()
         if self._let_go is not None:
             self._let_go()
             self._let_go = None
@@ -303,6 +327,13 @@ def _seen(course: weakref.ref[Course]) -> None:
     alive = course()
     if alive is not None:
         call_in(alive.loop, alive._news.changed)
+
+
+def _adapted(course: weakref.ref[Course]) -> None:
+    """The batch's share of what the server works on is another. Weakly, for the same reason."""
+    alive = course()
+    if alive is not None:
+        alive._adapt()
 
 
 def _unfinished() -> Future[None]:

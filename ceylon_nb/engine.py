@@ -8,17 +8,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from . import frames
+from .adaptive import Estimate
 from .errors import ConfigurationError, InvalidItem
 from .handle import Batch
 from .interrupts import listen
 from .messages import sendable
-from .policy import check_options, with_policy
+from .policy import AtOnce, check_options, with_policy
 from .storage.identity import Family, Question
 from .storage.place import StoreLike
 from .work import Storing, Work
-
-AT_ONCE = 8
-"""How many rows a batch works on at once unless told otherwise."""
 
 VIEWS = "ceylon_nb.views:attach"
 """Who shows a batch; found by name when one begins, as nothing here imports a view."""
@@ -33,7 +31,7 @@ def batch(
     fn: Callable[[Any], Awaitable[Any]],
     items: frames.Items,
     *,
-    max_at_once: int = AT_ONCE,
+    max_at_once: AtOnce = "auto",
     max_per_minute: float | None = None,
     timeout: float | None = None,
     deadline: float | None = None,
@@ -54,8 +52,9 @@ def batch(
         Takes an item. What it returns is the row's reply; what it raises is the row's error.
     items : DataFrame, Series, list, mapping, iterable or async iterable
         A stream is pulled from only as fast as workers come free. A DataFrame's items are its rows (`frames.Row`).
-    max_at_once : int
-        Rows in flight at a time.
+    max_at_once : int or "auto"
+        Rows in flight at a time. ``"auto"`` begins with a few and finds out how many make sense: as many as are
+        answered sooner together than one after another, and no more than are not refused (`adaptive`).
     max_per_minute : float, optional
         Calls a minute, evenly spaced.
     timeout : float, optional
@@ -92,6 +91,7 @@ def batch(
         The store cannot be used; nothing was called.
     """
     check_options(
+        auto=True,
         max_at_once=max_at_once,
         max_per_minute=max_per_minute,
         timeout=timeout,
@@ -101,7 +101,8 @@ def batch(
     )
     if not callable(fn):
         raise ConfigurationError(f"batch() takes an async function of one item, not {type(fn).__name__}.")
-    call = with_policy(fn, attempts, max_per_minute, timeout) if attempts > 1 or max_per_minute or timeout else fn
+    estimate = Estimate()
+    call = with_policy(fn, attempts, max_per_minute, timeout, estimate)
     named = getattr(fn, "__qualname__", type(fn).__name__)
     family = identify = None
     if key is not None:
@@ -109,7 +110,14 @@ def batch(
         identify = functools.partial(_identify, family, key)
     elif store not in ("auto", None):
         raise ConfigurationError("A function's replies are stored by key=, a function from item to text.")
-    work = Work(call, title=str(name or named.rpartition(".")[2]), model=named, family=family, identify=identify)
+    work = Work(
+        call,
+        title=str(name or named.rpartition(".")[2]),
+        model=named,
+        family=family,
+        identify=identify,
+        estimate=estimate,
+    )
     return start(
         work,
         frames.source(items),
@@ -128,7 +136,7 @@ def _identify(family: Family, key: Callable[[Any], str], item: Any) -> Question:
 
 
 def start(
-    work: Work, source: frames.Source, storing: Storing, *, max_at_once: int, deadline: float | None, view: View
+    work: Work, source: frames.Source, storing: Storing, *, max_at_once: AtOnce, deadline: float | None, view: View
 ) -> Batch:
     """Begin a batch: what `batch` and `LlmAgent.map` are doors to.
 

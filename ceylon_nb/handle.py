@@ -28,7 +28,7 @@ from .keeping import Keeper
 from .loop import FAREWELL, awake, call_in, running
 from .messages import Text
 from .news import Listener, News
-from .policy import check_options
+from .policy import AtOnce, check_options
 from .storage.ledger import Ledger
 from .storage.place import StoreLike
 from .trace import Flight, Trace
@@ -68,7 +68,7 @@ class Batch:
         keeper: Keeper,
         ledger: Callable[[StoreLike], Ledger | None],
         *,
-        max_at_once: int,
+        max_at_once: AtOnce,
         deadline: float | None,
     ) -> None:
         self.title = work.title
@@ -81,7 +81,15 @@ class Batch:
         self._news = News(self)
         self._trace = Trace()
         self._course = Course(
-            work.prepare, work.call, source, keeper, self._news, self._trace, max_at_once=max_at_once, deadline=deadline
+            work.prepare,
+            work.call,
+            source,
+            keeper,
+            self._news,
+            self._trace,
+            max_at_once=max_at_once,
+            estimate=work.estimate,
+            deadline=deadline,
         )
 
     # -- what there is ------------------------------------------------------------------------------------------
@@ -153,13 +161,24 @@ class Batch:
 
     @property
     def max_at_once(self) -> int:
-        """Rows in flight at a time; may be set while it runs."""
+        """Rows in flight at a time, as it is now; may be set while it runs, to a number or to ``"auto"``."""
         return self._course.workers.limit
 
     @max_at_once.setter
-    def max_at_once(self, value: int) -> None:
-        check_options(max_at_once=value)
+    def max_at_once(self, value: AtOnce) -> None:
+        check_options(auto=True, max_at_once=value)
         self._course.work_at_once(value)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether `max_at_once` follows what the server is found to work on."""
+        return self._course.adaptive
+
+    @property
+    def found(self) -> str:
+        """What ``max_at_once="auto"`` has found out about the server, in words; empty if nothing."""
+        said = str(self._work.estimate) if self.adaptive else ""
+        return f"{said}; {self._work.advice}" if said and self._work.advice else said
 
     @property
     def panel(self) -> Any:
@@ -276,7 +295,10 @@ class Batch:
         if self.from_store:
             lines.append(f"{self.from_store:,} from the store; fresh=True asks anew")
         if done and seconds:
-            lines.append(f"{done / seconds:,.1f} answers a second, at most {self.max_at_once} at once")
+            at_once = "{:,} at once in the end" if self.adaptive else "at most {:,} at once"
+            lines.append(f"{done / seconds:,.1f} answers a second, {at_once.format(self.max_at_once)}")
+        if self.found:
+            lines.append(self.found)
         return Text("\n".join(lines + self._answers.summary()))
 
     def _ipython_display_(self) -> None:

@@ -20,6 +20,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 
+from .adaptive import Estimate
 from .loop import clock
 
 LAPSE = 0.25
@@ -38,9 +39,16 @@ def spacing(max_per_minute: float) -> float:
 
 
 class Endpoint:
-    """The clocks of one base URL and key. Every method may be called from any thread."""
+    """The clocks of one base URL and key. Every method may be called from any thread.
+
+    Attributes
+    ----------
+    estimate : Estimate
+        How many requests at once it works on.
+    """
 
     def __init__(self, *, now: Callable[[], float] = clock) -> None:
+        self.estimate = Estimate(now=now)
         self._now = now
         self._lock = threading.Lock()
         self._free = [(0.0, math.inf)]

@@ -30,6 +30,8 @@ class TaskRun:
     store = None
     total: int
     max_at_once = None
+    adaptive = False
+    found = ""
     error = None
 
     def __init__(self, futures: Sequence[asyncio.Future[Any]], asked: Mapping[Any, Any] | None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import recording
+from .adaptive import Estimate
 from .answers import Answers, Tally
 from .errors import ConfigurationError
 from .frames import Source
@@ -39,6 +40,10 @@ class Work:
         The same text without keys.
     endpoint : Endpoint or None
         Whose cool-downs hold the calls off.
+    estimate : Estimate
+        What is known of how many calls at once make sense.
+    advice : str
+        What raises that number.
     """
 
     call: Callable[[Any], Awaitable[Any]]
@@ -52,6 +57,8 @@ class Work:
     gist: Callable[[Any], str] = str
     hide: Callable[[str], str] = str
     endpoint: Endpoint | None = None
+    estimate: Estimate = field(default_factory=Estimate)
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

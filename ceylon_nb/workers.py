@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .adaptive import Share, sharing
 from .answers import CANCELLED, FAILED, OK, WAITING
 from .errors import CeylonError, InvalidItem, NotRecorded, RequestError, StoreError, ungrouped
 from .frames import Source
@@ -50,6 +51,8 @@ class Workers:
         Where replies and errors go.
     trace : Trace
         What is told of each request.
+    share : Share
+        The batch's part of what the server works on at once.
     limit : int
         How many rows may be in flight at once. May be changed at any time; `spawn` then.
     left : callable
@@ -66,6 +69,7 @@ class Workers:
         source: Source,
         keeper: Keeper,
         trace: Trace,
+        share: Share,
         limit: int,
         left: Callable[[], float],
         on_idle: Callable[[], None],
@@ -76,6 +80,7 @@ class Workers:
         self.source = source
         self.answers = keeper.answers
         self.limit = limit
+        self._share = share
         self._keeper = keeper
         self._trace = trace
         self._left = left
@@ -202,6 +207,7 @@ class Workers:
 
     async def _work(self) -> None:
         time_left.set(self._left)
+        sharing.set(self._share)
         task = asyncio.current_task()
         assert task is not None
         flight = self._flight()

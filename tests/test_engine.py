@@ -2360,7 +2360,7 @@ def test_summary_and_names():
         await run
         lines = run.summary().split("\n")
         assert lines[0].startswith("Batch(3 ok, 1 failed of 4) in ")
-        assert "answers a second, at most 8 at once" in lines[1]
+        assert "answers a second, 8 at once in the end" in lines[1]
         assert lines[2:] == [
             "latency: median 0.50 s, 95 % within 0.50 s, longest 0.50 s",
             "tokens: 3,000 in, 6 out",
@@ -2380,9 +2380,9 @@ def test_summary_and_names():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"max_at_once": 0}, "max_at_once is a whole number from 1, not 0."),
-        ({"max_at_once": 2.5}, "max_at_once is a whole number from 1, not 2.5."),
-        ({"max_at_once": None}, "max_at_once is a whole number from 1, not None."),
+        ({"max_at_once": 0}, 'max_at_once is a whole number from 1, or "auto", not 0.'),
+        ({"max_at_once": 2.5}, 'max_at_once is a whole number from 1, or "auto", not 2.5.'),
+        ({"max_at_once": None}, 'max_at_once is a whole number from 1, or "auto", not None.'),
         ({"attempts": 0}, "attempts is a whole number from 1, not 0."),
         ({"deadline": 0}, "deadline is a number above 0, not 0."),
         ({"timeout": -1}, "timeout is a number above 0, not -1."),

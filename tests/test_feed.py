@@ -500,7 +500,7 @@ def test_each_click_does_its_job_and_is_answered() -> None:
         assert await click("at_once", 6) is None
         await browser.until(lambda: len(browser.flying) == 6)
         assert browser.head["at_once"] == run.max_at_once == 6
-        assert await click("at_once", 0) == "max_at_once is a whole number from 1, not 0."
+        assert await click("at_once", 0) == 'max_at_once is a whole number from 1, or "auto", not 0.'
         assert await click("pause") is None
         assert run.state == "paused"
         await browser.until(lambda: browser.head["can"] == ["at_once", "cancel", "resume"])

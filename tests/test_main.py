@@ -128,7 +128,10 @@ def test_map_jsonl_both_ways(tmp_path: Path) -> None:
         (["{text}", "--model", "tutor"], "Invalid format. Use 'provider::model-name'. Got: tutor"),
         (["{text}", "--model", "nobody::m"], "Unknown provider: nobody"),
         (["{text}", "--model", "openai::m"], "OPENAI_API_KEY"),
-        (["{text}", "--model", "demo::tutor", "--max-at-once", "0"], "max_at_once is a whole number from 1, not 0"),
+        (
+            ["{text}", "--model", "demo::tutor", "--max-at-once", "0"],
+            'max_at_once is a whole number from 1, or "auto", not 0',
+        ),
         (["{text}", "--model", "demo::tutor", "--out", "nowhere/out.csv"], "There is no folder nowhere"),
         (["{text}", "--model", "demo::tutor", "--out", "out.xlsx"], "neither .csv, .jsonl nor .parquet"),
     ],

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
 
 from .. import limits, recording
+from ..adaptive import sharing
 from ..errors import ConfigurationError, RequestError, drop_tracebacks, ungrouped
 from ..loop import awake, clock
 from ..messages import Prompt, Reply, Tool, ToolCall, as_messages
@@ -221,18 +222,37 @@ class Caller:
             del failure  # its traceback holds this frame: a circle that would keep the prompt
 
     async def _attempt(self, once: Callable[[Request], Awaitable[T]], request: Request) -> T:
+        share = sharing.get()
+        if share is None or not share.active:
+            return await self._sent(once, request, None)
+        await share.admit()
+        try:
+            return await self._sent(once, request, share.pace)
+        finally:
+            share.leave()
+
+    async def _sent(
+        self, once: Callable[[Request], Awaitable[T]], request: Request, pace: Callable[[], float] | None
+    ) -> T:
+        estimate = self.endpoint.estimate
         await self.endpoint.turn(self.settings.max_per_minute)
         began, flight = clock(), flying.get()
         if flight is not None:
             flight.sent(began)
+        number = estimate.begin()
         try:
-            return await once(request)
-        except RequestError as error:
+            result = await once(request)
+        except BaseException as error:
+            estimate.failed(number, began, error)
+            if not isinstance(error, RequestError):
+                raise
             error.latency = clock() - began
             if limited(error):  # for everybody, also when this was the last attempt
                 seconds = error.retry_after if error.retry_after is not None else backoff(attempts_made.get())
                 self.endpoint.hold_off(seconds, f"the server said {error.status}")
             raise
+        estimate.answered(number, clock() - began)
+        return result
 
     def _delay(self, error: Exception, made: int) -> float | None:
         """Back off before the next attempt, but for an error that holds the endpoint off: the next turn waits then."""

@@ -13,7 +13,7 @@ from ..handle import Batch
 from ..interrupts import explained, listen
 from ..loop import load, run_sync
 from ..messages import Message, Prompt, Reply, as_text, sendable
-from ..policy import check_options
+from ..policy import AtOnce, check_options
 from ..providers.base import Provider
 from ..storage.place import StoreLike
 from ..templates import Template, TemplateLike
@@ -229,7 +229,7 @@ class LlmAgent(Agent):
         items: frames.Items,
         template: TemplateLike = None,
         *,
-        max_at_once: int = engine.AT_ONCE,
+        max_at_once: AtOnce = "auto",
         deadline: float | None = None,
         store: StoreLike = "auto",
         fresh: bool = False,
@@ -265,7 +265,7 @@ class LlmAgent(Agent):
         StoreError
             The store cannot be used. Nothing was sent.
         """
-        check_options(max_at_once=max_at_once, deadline=deadline, view=view)
+        check_options(auto=True, max_at_once=max_at_once, deadline=deadline, view=view)
         source = frames.source(items)
         prompt_of = Template(template, source)
         caller = self._caller(self._settings.but(options))
@@ -286,6 +286,8 @@ class LlmAgent(Agent):
             gist=lambda item: as_text(prompt_of.gist(item)),
             hide=caller.hide,
             endpoint=caller.endpoint,
+            estimate=caller.endpoint.estimate,
+            advice=caller.provider.more_at_once,
         )
         storing = Storing(store, fresh=fresh, dedupe=dedupe, keep=keep)
         return engine.start(work, source, storing, max_at_once=max_at_once, deadline=deadline, view=view)

@@ -74,10 +74,13 @@ class Provider(Protocol):
     ----------
     base_url, account : str
         Where its requests go, and as whom (no key can be read from it): whose clocks they go by.
+    more_at_once : str
+        What has such a server work on more at a time; empty if nothing is known.
     """
 
     base_url: str
     account: str
+    more_at_once: str
 
     async def complete(self, request: Request) -> Reply:
         """Ask, and return when the whole answer is there."""

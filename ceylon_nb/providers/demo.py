@@ -34,6 +34,7 @@ TOKEN = 0.015
 class Demo(Ollama):
     """The embedded model, asked through Ollama's wire format."""
 
+    more_at_once = ""
     missing_model = "Write demo::tutor or demo::instant."
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None, transport: Transport | None = None):

@@ -30,6 +30,8 @@ def _number(ask: AskFunction) -> int:
 class Function:
     """A model that is a coroutine function: messages in, text (or a Reply, which may ask for actions) out."""
 
+    more_at_once = ""
+
     def __init__(self, ask: AskFunction) -> None:
         self._ask = ask
         self.name = getattr(ask, "__name__", type(ask).__name__)

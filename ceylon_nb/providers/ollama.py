@@ -48,6 +48,7 @@ class Ollama:
         The address or the key cannot be right.
     """
 
+    more_at_once = "for Ollama, OLLAMA_NUM_PARALLEL raises that"
     missing_model: ClassVar = "Fetch it with `ollama pull {model}`; `ollama list` shows what is there."
 
     def __init__(

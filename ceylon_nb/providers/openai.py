@@ -50,6 +50,8 @@ class OpenAI:
         The address or the key cannot be right.
     """
 
+    more_at_once = ""
+
     def __init__(
         self, base_url: str | None = None, api_key: str | None = None, transport: Transport | None = None
     ) -> None:

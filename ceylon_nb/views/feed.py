@@ -229,6 +229,8 @@ class Feed:
             "elapsed": run.elapsed,
             "left": None if run.finished else self._pace.left,
             "at_once": run.max_at_once,
+            "auto": run.adaptive,
+            "found": line(run.found, 200),
             "hold": hold,
             "can": sorted(run.controls),
             "deaf": deaf,

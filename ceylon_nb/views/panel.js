@@ -12,6 +12,7 @@ const PREVIEWS = 20000;
 const FEW = 3; // rows in flight above those that are answered
 const CALM = 350; // ms between two changes of the order: rows that fly past cannot be read
 const PAGE = Math.random().toString(36).slice(2); // another one after a reload
+const AUTO = "As many as the server is found to work on";
 const DISCONNECTED = "Disconnected: the kernel was restarted.";
 const ON_DISK = " What was answered is on disk; run the cell again.";
 const DEAF = "This kernel hears no click until the cell has ended. ■ in the toolbar stops the cell.";
@@ -893,12 +894,14 @@ class Face {
     this.cancel = act("cancel", "Cancel");
     this.fewer = step("down", "−", "Fewer at once");
     this.more = step("up", "+", "More at once");
+    this.auto = button("ceylon-step", "auto", { "data-step": "auto", "aria-pressed": "false", title: AUTO });
     const group = { role: "group", "aria-label": "At once", title: "At once: how many may be in flight" };
-    this.stepper = make("span", "ceylon-stepper", group, this.fewer, text("atOnce", "b"), this.more);
+    this.stepper = make("span", "ceylon-stepper", group, this.fewer, text("atOnce", "b"), this.more, this.auto);
     const names = make("div", "ceylon-names", { dir: "auto" }, text("title"), text("subtitle"));
     const head = make("div", "ceylon-head", {}, names, this.stepper, this.pause, this.cancel);
     this.fewer.addEventListener("click", () => this.step(this.fewer, -1));
     this.more.addEventListener("click", () => this.step(this.more, 1));
+    this.auto.addEventListener("click", () => this.adapt());
     for (const node of [this.pause, this.cancel]) node.addEventListener("click", () => this.view.act(node));
     return head;
   }
@@ -943,6 +946,14 @@ class Face {
     this.story.click("at_once", value);
   }
 
+  // As many as the server is found to work on; or, pressed again, as many as there are now.
+  adapt() {
+    const { head } = this.story;
+    if (!enabled(this.auto) || !head?.at_once) return;
+    this.wish = null;
+    this.story.click("at_once", head.auto ? head.at_once : "auto");
+  }
+
   paint(note) {
     const { head } = this.story;
     write(this.title, this.story.title);
@@ -972,7 +983,9 @@ class Face {
     this.stepper.hidden = head?.at_once === null;
     enable(this.fewer, can("at_once") && value > 1);
     enable(this.more, can("at_once"));
-    for (const node of [this.pause, this.cancel, this.fewer, this.more]) this.view.explain(node);
+    enable(this.auto, can("at_once"));
+    mark(this.auto, "aria-pressed", String(Boolean(head?.auto) && !this.wish));
+    for (const node of [this.pause, this.cancel, this.fewer, this.more, this.auto]) this.view.explain(node);
   }
 
   paintBar(head) {
@@ -1249,7 +1262,9 @@ class View {
     if (trouble) return { kind: "bad", text: [trouble.text] };
     if (hold) return { kind: "hold", text: ["Holding off ", `${hold.left} s`, `: ${hold.reason}. Nothing is lost.`] };
     if (head.deaf && !story.ended) return { kind: "busy", text: [DEAF] };
-    return head.note ? { kind: head.state === "stopped" ? "bad" : "calm", text: [oneLine(head.note)] } : null;
+    if (head.note) return { kind: head.state === "stopped" ? "bad" : "calm", text: [oneLine(head.note)] };
+    const found = oneLine(head.found ?? "");
+    return found ? { kind: "calm", text: [`${found[0].toUpperCase()}${found.slice(1)}.`] } : null;
   }
 
   nothing() {

@@ -90,7 +90,8 @@ def _head(run: Watched) -> str:
     notes = [inline(text) for text in (run.title, run.subtitle) if text]
     if run.from_store:
         notes.append(f"{run.from_store:,} from the store")
-    notes.append(f'<span class="ceylon-nb-time">{_duration(run.elapsed)}</span>')
+    found = f" · {inline(run.found)}" if run.found else ""  # no two runs find the same, nor take the same time
+    notes.append(f'<span class="ceylon-nb-time">{_duration(run.elapsed)}{found}</span>')
     quiet = "".join(f" · {note}" for note in notes)
     return f'<span style="{_NUMBER}">{", ".join(numbers)}{total}</span><span style="{_QUIET}">{quiet}</span>'
 

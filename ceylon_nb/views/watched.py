@@ -40,6 +40,10 @@ class Watched(Protocol):
     @property
     def max_at_once(self) -> int | None: ...  # noqa: D102
     @property
+    def adaptive(self) -> bool: ...  # noqa: D102
+    @property
+    def found(self) -> str: ...  # noqa: D102
+    @property
     def controls(self) -> frozenset[str]: ...  # noqa: D102
     @property
     def error(self) -> BaseException | None: ...  # noqa: D102

@@ -1,0 +1,374 @@
+"""Adaptive: how many requests at once a server works on, found out by asking it.
+
+One `Estimate` for each server and account, shared by all batches that have ``max_at_once="auto"``; each of them has a
+`Share` of it. What is learned, and from what:
+
+* From latencies, where their knee is (`knee`, which names its sources). While none is seen the limit doubles with each
+  round, as TCP's slow start does; then it stays a little above the knee. Every few rounds are spent somewhat below and
+  above, or what is known would only be what was.
+* From refusals (429, 503, 529) with more in flight than were ever answered, that so many are too many: one less from
+  then on, and one more after a while, which is longer each time (AIMD, as of D.-M. Chiu, R. Jain, 1989, its decrease
+  being what the server itself says). From timeouts and connections that break: less by a third.
+* From other refusals, how often one may ask (`throttle`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import TypeVar
+
+from .knee import Knee, Levels
+from .loop import call_in, clock
+from .throttle import Throttle
+
+T = TypeVar("T")
+
+START, MOST = 8, 1_000
+"""Requests at once in the beginning, and at the most."""
+
+ROUND, ROUND_SECONDS = 8, 0.05
+"""Answers, at least, and seconds, at least, between two looks; with more at once, as many answers."""
+
+MEMORY, NOISY_MEMORY, LEAST_MEMORY = 8.0, 12.0, 100.0
+"""Rounds that are remembered; further ones where latencies spread as widely as they are long; answers, at least."""
+
+HEADROOM, NOISY_HEADROOM = 0.1, 0.15
+"""Share of the knee, and at least one request, by which the limit lies above it; further, where latencies spread."""
+
+PROBES = {0: 0.8, 4: 1.25}
+"""In which of EVERY rounds the limit is how many times the knee, for a look at what is there."""
+EVERY = 8
+
+CAREFUL, FASTER = 1.25, 1.25
+"""By how much the limit grows in one round once a knee has been seen, and how much more in each that sees none."""
+
+PATIENCE, LONGEST_PATIENCE = 10.0, 80.0
+"""Seconds after a refusal until more are tried again; doubled by each that comes before twice as many are over."""
+
+BACK_OFF = 0.7
+"""What remains of the number in flight after one that timed out, or whose connection broke."""
+
+REFUSALS, FAILURES = frozenset({429, 503, 529}), frozenset({408, 504})
+"""Statuses of a server that has too much to do, said at once; and after having tried."""
+
+
+class Estimate:
+    """What is known of one server. Every method may be called from any thread.
+
+    Attributes
+    ----------
+    limit : int
+        Requests at once, of all who keep to it.
+    part : int
+        The limit of each of them.
+    in_flight : int
+        Those that there are now, whoever asks.
+    knee : Knee or None
+        Where latency rises, as of the last look.
+    """
+
+    def __init__(self, *, now: Callable[[], float] = clock) -> None:
+        self.limit = self.part = START
+        self.in_flight = 0
+        self.knee: Knee | None = None
+        self._now = now
+        self._lock = threading.Lock()
+        self._shares: weakref.WeakSet[Share] = weakref.WeakSet()
+        self._levels = Levels()
+        self._throttle = Throttle()
+        self._latency = 0.0
+        self._warm_since = (
+            math.inf
+        )  # the first answer: those who asked before paid for connections, or a model's loading
+        self._target = float(START)
+        self._growth = 2.0
+        self._answers = self._rounds = self._peak = 0
+        self._looked = now()
+        self._proved = 0.0
+        self._ceiling, self._patience, self._quiet_since = math.inf, PATIENCE, -math.inf
+        self._reacted = -math.inf
+
+    # -- what happens -------------------------------------------------------------------------------------------
+
+    def begin(self) -> int:
+        """A request is sent; returns how many are in flight with it."""
+        with self._lock:
+            self.in_flight += 1
+            self._peak = max(self._peak, self.in_flight)
+            return self.in_flight
+
+    def answered(self, number: int, latency: float) -> None:
+        """One that was sent as the `number`-th was answered, after so many seconds."""
+        now = self._now()
+        with self._lock:
+            self.in_flight -= 1
+            if now - latency >= self._warm_since:
+                self._levels.add(number, latency)
+            self._warm_since = min(self._warm_since, now)
+            self._latency += 0.1 * (latency - self._latency) if self._latency else latency
+            self._proved = max(self._proved, number)
+            self._throttle.answered(now)
+            self._answers += 1
+            if self._answers < max(ROUND, self.limit) or now - self._looked < ROUND_SECONDS:
+                return
+            changed = self._look(now)
+        if changed:
+            self._tell()
+
+    def failed(self, number: int, began: float, error: BaseException) -> None:
+        """One that was sent then, as the `number`-th, was not answered: refused, given up, or cancelled."""
+        blame = _blame(error)
+        with self._lock:
+            self.in_flight -= 1
+            if blame is None:
+                return
+            changed = self._step_back(number, began, self._now(), blame)
+        if changed:
+            self._tell()
+
+    async def watch(self, call: Awaitable[T]) -> T:
+        """Await a call, and learn from it."""
+        number, began = self.begin(), self._now()
+        try:
+            result = await call
+        except BaseException as error:
+            self.failed(number, began, error)
+            raise
+        self.answered(number, self._now() - began)
+        return result
+
+    # -- what is made of it; with the lock held -----------------------------------------------------------------
+
+    def _look(self, now: float) -> bool:
+        """Fit the knee to what was seen, and decide on the next round."""
+        self.knee = knee = self._levels.knee()
+        if knee is None:
+            return False
+        noise = min(knee.spread, 1.5)
+        memory = max(LEAST_MEMORY, (MEMORY + NOISY_MEMORY * noise**2) * self.limit)
+        self._levels.fade(max(0.5, 1 - self._answers / memory))
+        self._answers, self._looked = 0, now
+        self._rounds += 1
+        self._proved *= 0.98
+        self._dare(now)
+        if knee.seen:
+            self._growth = 1.0
+            headroom = max(1.0, (HEADROOM + NOISY_HEADROOM * noise) * knee.best)
+            probe = PROBES.get(self._rounds % EVERY)
+            self._target = knee.best + headroom if probe is None else knee.best * probe + (probe > 1)
+        else:
+            self._growth = min(2.0, self._growth * FASTER)
+            self._target = self._peak * self._growth + (self._growth < 2)
+        self._peak = self.in_flight
+        return self._set()
+
+    def _dare(self, now: float) -> None:
+        """Allow more than was refused, if that is long ago."""
+        if now - self._quiet_since > self._patience and self._ceiling < math.inf:
+            self._ceiling += max(1.0, 0.1 * self._ceiling)
+            if self._ceiling > 2 * self._target:
+                self._ceiling = math.inf
+
+    def _step_back(self, number: int, began: float, now: float, left: float) -> bool:
+        """Have fewer, or less often: `left` is what remains of the number in flight; 1 if one less will do."""
+        too_many = number > self._proved or left < 1
+        if too_many:
+            self._ceiling = max(1.0, min(self._ceiling, number - 1.0 if left == 1 else math.floor(number * left)))
+        if began >= self._reacted:  # the others were sent before the server was understood
+            if not too_many:
+                self._throttle.refused(now, self.limit / max(self._latency, 0.001))
+            again = now - self._quiet_since < 2 * self._patience
+            self._patience = min(2 * self._patience, LONGEST_PATIENCE) if again else PATIENCE
+            self._quiet_since = self._reacted = now
+        return self._set()
+
+    def _set(self) -> bool:
+        limit = max(1, int(min(self._target, self._ceiling, MOST)))
+        if limit == self.limit:
+            return False
+        self.limit = limit
+        self._divide()
+        return True
+
+    # -- who keeps to it ----------------------------------------------------------------------------------------
+
+    @property
+    def paced(self) -> bool:
+        """Whether refusals say that there is a rate."""
+        return self._throttle.rate is not None
+
+    def interval(self) -> float:
+        """Seconds from one request to the next that the server lets through; 0 if it does not matter."""
+        return self._throttle.interval
+
+    def join(self, share: Share) -> None:
+        """Keep to it."""
+        with self._lock:
+            self._shares.add(share)
+            self._divide()
+        self._tell()
+
+    def leave(self, share: Share) -> None:
+        """Keep to it no longer."""
+        with self._lock:
+            self._shares.discard(share)
+            self._divide()
+        self._tell()
+
+    def _divide(self) -> None:
+        """Give all the same part; with the lock held. Who is on a closed loop has none: nothing goes on there."""
+        for share in list(self._shares):
+            if share.stranded:
+                self._shares.discard(share)
+        self.part = max(1, -(-self.limit // max(1, len(self._shares))))
+
+    def _tell(self) -> None:
+        with self._lock:
+            shares = list(self._shares)
+        for share in shares:
+            share.changed()
+
+    # -- in words -----------------------------------------------------------------------------------------------
+
+    @property
+    def works_on(self) -> int | None:
+        """How many requests at a time the server works on, as far as that was found out."""
+        refused = self._ceiling < math.inf and self._rounds > 0
+        knee = self.knee
+        if knee is not None and knee.seen and self._rounds > 1 and not (refused and self._ceiling < knee.best):
+            return max(1, round(knee.best))
+        return int(self._ceiling) if refused else None
+
+    def __str__(self) -> str:
+        """What was found, for the user; empty if nothing was."""
+        said, works_on = [], self.works_on
+        if works_on is not None:
+            said.append(f"the server works on {'about ' if works_on > FEW else ''}{works_on:,} at a time")
+        if self._throttle.rate is not None:
+            said.append(f"it lets about {60 * self._throttle.rate:,.0f} requests a minute through")
+        return ", and ".join(said)
+
+
+FEW = 8
+"""Up to so many are counted, in words; above, it is "about"."""
+
+
+def _blame(error: BaseException) -> float | None:
+    """What remains of the number in flight after an error; None for one that is not about how many there are.
+
+    The user's own functions raise their own libraries' errors: those have a status under one of three names.
+    """
+    status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    status = status or getattr(getattr(error, "response", None), "status_code", None)
+    if status in REFUSALS or getattr(error, "retry_after", None) is not None:
+        return 1.0
+    late = isinstance(error, (TimeoutError, ConnectionError))
+    return BACK_OFF if late or status in FAILURES else None
+
+
+class Share:
+    """One batch's part of an estimate. All but `changed` is called on the batch's loop.
+
+    Parameters
+    ----------
+    on_change : callable
+        Called on the batch's loop when `limit` may be another.
+
+    Attributes
+    ----------
+    active : bool
+        Whether the batch keeps to the estimate.
+    """
+
+    def __init__(self, estimate: Estimate, on_change: Callable[[], object]) -> None:
+        self.estimate = estimate
+        self.active = False
+        self._on_change = on_change
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._admitted = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def limit(self) -> int:
+        """Requests that the batch may have in flight."""
+        return self.estimate.part
+
+    @property
+    def stranded(self) -> bool:
+        """Whether the batch's loop was closed under it."""
+        return self._loop is None or self._loop.is_closed()
+
+    def open(self) -> None:
+        """Keep to the estimate, on the running loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._admitted = loop, 0
+            self._waiting.clear()
+        if not self.active:
+            self.active = True
+            self.estimate.join(self)
+
+    def close(self) -> None:
+        """Keep to it no longer: whoever waits goes."""
+        if self.active:
+            self.active = False
+            self.estimate.leave(self)
+            self._wake()
+
+    def changed(self) -> None:
+        """The estimate is another, or others keep to it."""
+        if self._loop is not None:
+            call_in(self._loop, self._adapt)
+
+    def _adapt(self) -> None:
+        if self.active:
+            self._on_change()
+            self._wake()
+
+    @property
+    def pace(self) -> Callable[[], float] | None:
+        """Seconds from one request to the next, where refusals say that there is a rate."""
+        return self.estimate.interval if self.estimate.paced else None
+
+    async def __aenter__(self) -> None:
+        await self.admit()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    async def admit(self) -> None:
+        """Wait for room: with further attempts there may be more to send than workers should have in flight."""
+        while self.active and self._admitted >= self.limit:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                if waiter.done() and not waiter.cancelled():  # it was for somebody else, then
+                    self._wake()
+                raise
+        self._admitted += 1
+
+    def leave(self) -> None:
+        """Make room for another request."""
+        self._admitted -= 1
+        if self._waiting:
+            self._wake()
+
+    def _wake(self) -> None:
+        free = self.limit - self._admitted if self.active else len(self._waiting)
+        while free > 0 and self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                free -= 1
+
+
+sharing: ContextVar[Share | None] = ContextVar("sharing", default=None)
+"""The share of the batch that this is done for."""
