@@ -21,13 +21,16 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from .knee import Knee, Levels
 from .loop import call_in, clock
 from .throttle import Throttle
 
 T = TypeVar("T")
+
+Sent: TypeAlias = tuple[int, float]
+"""A request: how many were in flight with it, and when it was sent."""
 
 START, MOST = 8, 1_000
 """Requests at once in the beginning, and at the most."""
@@ -96,19 +99,20 @@ class Estimate:
 
     # -- what happens -------------------------------------------------------------------------------------------
 
-    def begin(self) -> int:
-        """A request is sent; returns how many are in flight with it."""
+    def begin(self) -> Sent:
+        """A request is sent."""
         with self._lock:
             self.in_flight += 1
             self._peak = max(self._peak, self.in_flight)
-            return self.in_flight
+            return self.in_flight, self._now()
 
-    def answered(self, number: int, latency: float) -> None:
-        """One that was sent as the `number`-th was answered, after so many seconds."""
-        now = self._now()
+    def answered(self, sent: Sent) -> None:
+        """It was answered."""
+        now, (number, began) = self._now(), sent
+        latency = now - began
         with self._lock:
             self.in_flight -= 1
-            if now - latency >= self._warm_since:
+            if began >= self._warm_since:
                 self._levels.add(number, latency)
             self._warm_since = min(self._warm_since, now)
             self._latency += 0.1 * (latency - self._latency) if self._latency else latency
@@ -121,26 +125,26 @@ class Estimate:
         if changed:
             self._tell()
 
-    def failed(self, number: int, began: float, error: BaseException) -> None:
-        """One that was sent then, as the `number`-th, was not answered: refused, given up, or cancelled."""
+    def failed(self, sent: Sent, error: BaseException) -> None:
+        """It was not: refused, given up, or cancelled."""
         blame = _blame(error)
         with self._lock:
             self.in_flight -= 1
             if blame is None:
                 return
-            changed = self._step_back(number, began, self._now(), blame)
+            changed = self._step_back(sent, self._now(), blame)
         if changed:
             self._tell()
 
     async def watch(self, call: Awaitable[T]) -> T:
         """Await a call, and learn from it."""
-        number, began = self.begin(), self._now()
+        sent = self.begin()
         try:
             result = await call
         except BaseException as error:
-            self.failed(number, began, error)
+            self.failed(sent, error)
             raise
-        self.answered(number, self._now() - began)
+        self.answered(sent)
         return result
 
     # -- what is made of it; with the lock held -----------------------------------------------------------------
@@ -175,8 +179,9 @@ class Estimate:
             if self._ceiling > 2 * self._target:
                 self._ceiling = math.inf
 
-    def _step_back(self, number: int, began: float, now: float, left: float) -> bool:
+    def _step_back(self, sent: Sent, now: float, left: float) -> bool:
         """Have fewer, or less often: `left` is what remains of the number in flight; 1 if one less will do."""
+        number, began = sent
         too_many = number > self._proved or left < 1
         if too_many:
             self._ceiling = max(1.0, min(self._ceiling, number - 1.0 if left == 1 else math.floor(number * left)))
@@ -239,7 +244,7 @@ class Estimate:
     @property
     def works_on(self) -> int | None:
         """How many requests at a time the server works on, as far as that was found out."""
-        refused = self._ceiling < math.inf and self._rounds > 0
+        refused = self._ceiling < math.inf and self._rounds > 0 and not self.paced
         knee = self.knee
         if knee is not None and knee.seen and self._rounds > 1 and not (refused and self._ceiling < knee.best):
             return max(1, round(knee.best))

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from . import frames
-from .adaptive import Estimate
 from .errors import ConfigurationError, InvalidItem
 from .handle import Batch
 from .interrupts import listen
+from .limits import Endpoint
 from .messages import sendable
 from .policy import AtOnce, check_options, with_policy
 from .storage.identity import Family, Question
@@ -101,8 +101,8 @@ def batch(
     )
     if not callable(fn):
         raise ConfigurationError(f"batch() takes an async function of one item, not {type(fn).__name__}.")
-    estimate = Estimate()
-    call = with_policy(fn, attempts, max_per_minute, timeout, estimate)
+    clocks = Endpoint()
+    call = with_policy(fn, attempts, max_per_minute, timeout, clocks)
     named = getattr(fn, "__qualname__", type(fn).__name__)
     family = identify = None
     if key is not None:
@@ -116,7 +116,7 @@ def batch(
         model=named,
         family=family,
         identify=identify,
-        estimate=estimate,
+        estimate=clocks.estimate,
     )
     return start(
         work,

@@ -22,8 +22,6 @@ DOUBT = 3.0
 TIE = 0.2
 """How much worse a fit may be to count as equally good."""
 
-DOWN, FAR_DOWN = 0.9, 0.7
-"""Share of the largest of equally good knees that is taken next; and where there are some of less than half."""
 
 PRIOR_SPREAD, PRIOR_WEIGHT = 0.3, 16.0
 """Relative spread of latencies that is assumed before there are samples to say it, and how many samples it weighs."""
@@ -97,7 +95,7 @@ class Levels:
         possible = [knee for misfit, knee in fits if misfit <= least + DOUBT]
         equal = [knee for misfit, knee in fits if misfit <= least + TIE]
         # Where only more than the knee was seen, all that is below fits alike: go down towards it, not all at once.
-        best = max(equal[0], equal[-1] * (DOWN if equal[0] > equal[-1] / 2 else FAR_DOWN))
+        best = max(equal[0], equal[-1] * _down(equal[0] / equal[-1]))
         return Knee(possible[0], best, possible[-1], widest, math.sqrt(variance))
 
 
@@ -113,6 +111,11 @@ def _misfit(points: list[tuple[float, float, float]], log_knee: float) -> float:
     flat = [(latency - max(0.0, number - log_knee), weight) for number, latency, weight in points]
     mean = sum(latency * weight for latency, weight in flat) / sum(weight for _, weight in flat)
     return sum(weight * (latency - mean) ** 2 for latency, weight in flat)
+
+
+def _down(width: float) -> float:
+    """By how much to go below the largest of equally good knees, given the smallest over the largest."""
+    return 1.0 if width > 0.8 else 0.9 if width > 0.5 else 0.7
 
 
 def _candidates(widest: float) -> list[float]:

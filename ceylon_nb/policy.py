@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
-from .adaptive import Estimate, sharing
+from .adaptive import sharing
 from .errors import ConfigurationError
 from .limits import Endpoint
 from .retry import any_fault, backoff, retrying, time_left
@@ -53,10 +53,9 @@ def with_policy(
     attempts: int,
     max_per_minute: float | None,
     timeout: float | None,
-    estimate: Estimate,
+    clocks: Endpoint,
 ) -> Callable[[Any], Awaitable[Any]]:
-    """The same function with a rate of its own, a timeout, and further attempts. The estimate learns from each."""
-    clocks = Endpoint()
+    """The same function with a rate, a timeout, and further attempts; from each its clocks' estimate learns."""
 
     def delay(_: Exception, made: int) -> float | None:
         seconds = backoff(made)
@@ -71,7 +70,7 @@ def with_policy(
         if share is not None and share.active:
             async with share:
                 await clocks.turn(max_per_minute)
-                return await estimate.watch(timed(item))
+                return await clocks.estimate.watch(timed(item))
         if max_per_minute:
             await clocks.turn(max_per_minute)
         return await (timed(item) if timeout else fn(item))

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from ceylon_nb import LlmAgent, Reply, errors
-from ceylon_nb.adaptive import Estimate
-from ceylon_nb.limits import spacing
+from ceylon_nb.limits import Endpoint, spacing
 from ceylon_nb.policy import check_options, with_policy
 from ceylon_nb.retry import attempts_made, time_left
 from ceylon_nb.testing import ModelServer, faults
@@ -116,7 +115,7 @@ def test_further_attempts():
     fn = Function(ValueError("1"), TimeoutError("2"))
 
     async def main(loop: VirtualLoop) -> float:
-        assert await with_policy(fn, 3, None, None, Estimate())("item") == "item"
+        assert await with_policy(fn, 3, None, None, Endpoint())("item") == "item"
         return loop.time()
 
     assert 0 < virtually(main) <= 0.5 + 1.0
@@ -128,7 +127,7 @@ def test_attempts_run_out():
 
     async def main(loop: VirtualLoop) -> None:
         with pytest.raises(ValueError, match="3"):
-            await with_policy(fn, 3, None, None, Estimate())("item")
+            await with_policy(fn, 3, None, None, Endpoint())("item")
 
     virtually(main)
     assert fn.counted == [1, 2, 3]
@@ -140,7 +139,7 @@ def test_no_backoff_sleeps_past_the_deadline():
     async def main(loop: VirtualLoop) -> float:
         time_left.set(lambda: -1.0)
         with pytest.raises(ValueError, match="said at once"):
-            await with_policy(fn, 3, None, None, Estimate())("item")
+            await with_policy(fn, 3, None, None, Endpoint())("item")
         return loop.time()
 
     assert virtually(main) == 0
@@ -154,7 +153,7 @@ def test_an_agents_failure_is_not_tried_again():
 
     async def main(loop: VirtualLoop) -> None:
         with pytest.raises(errors.RateLimited) as raised:
-            await with_policy(fn, 5, None, None, Estimate())("item")
+            await with_policy(fn, 5, None, None, Endpoint())("item")
         assert raised.value.attempts == 3
 
     virtually(main)
@@ -168,11 +167,11 @@ def test_an_agent_within_a_function_and_its_server(model_server: ModelServer):
 
     async def main() -> None:
         with pytest.raises(errors.ServerError) as raised:
-            await with_policy(agent.send_message, 5, None, None, Estimate())("Hi")
+            await with_policy(agent.send_message, 5, None, None, Endpoint())("Hi")
         assert raised.value.attempts == 2
         model_server.plan = None
         model_server.next(faults.status(503, headers={"Retry-After": "0"}))
-        reply = await with_policy(agent.send_message, 5, None, None, Estimate())("Hi")
+        reply = await with_policy(agent.send_message, 5, None, None, Endpoint())("Hi")
         assert isinstance(reply, Reply)
         assert reply.attempts == 2
 
@@ -186,7 +185,7 @@ def test_a_timeout_for_each_attempt():
         return "in time"
 
     async def main(loop: VirtualLoop) -> float:
-        assert await with_policy(slow_once, 2, None, 5.0, Estimate())(60.0) == "in time"
+        assert await with_policy(slow_once, 2, None, 5.0, Endpoint())(60.0) == "in time"
         return loop.time()
 
     assert 5.0 <= virtually(main) <= 5.5
@@ -195,7 +194,7 @@ def test_a_timeout_for_each_attempt():
 def test_a_timeout_says_what_it_was():
     async def main(loop: VirtualLoop) -> float:
         with pytest.raises(TimeoutError, match=r"Not done within 5 s\."):
-            await with_policy(asyncio.sleep, 1, None, 5.0, Estimate())(60.0)
+            await with_policy(asyncio.sleep, 1, None, 5.0, Endpoint())(60.0)
         return loop.time()
 
     assert virtually(main) == 5.0
@@ -210,7 +209,7 @@ def test_waiting_for_the_rate_is_not_in_the_timeout():
         return item
 
     async def main() -> list[int]:
-        call = with_policy(fn, 1, rate, spacing(rate) * 0.9, Estimate())
+        call = with_policy(fn, 1, rate, spacing(rate) * 0.9, Endpoint())
         return await asyncio.gather(*(call(item) for item in range(4)))
 
     assert asyncio.run(main()) == [0, 1, 2, 3]
@@ -227,7 +226,7 @@ def test_each_attempt_takes_its_turn():
 
     async def main() -> None:
         time_left.set(lambda: float("inf"))
-        await with_policy(timed, 3, 300, None, Estimate())("item")
+        await with_policy(timed, 3, 300, None, Endpoint())("item")
 
     asyncio.run(main())
     assert all(later - sooner >= spacing(300) - 0.01 for sooner, later in pairwise(began))
@@ -240,14 +239,14 @@ def test_two_functions_have_two_rates():
 
     async def main() -> None:
         async with asyncio.timeout(1):
-            await asyncio.gather(with_policy(fn, 1, 1, None, Estimate())(1), with_policy(fn, 1, 1, None, Estimate())(2))
+            await asyncio.gather(with_policy(fn, 1, 1, None, Endpoint())(1), with_policy(fn, 1, 1, None, Endpoint())(2))
 
     asyncio.run(main())
 
 
 def test_a_call_that_is_cancelled_stays_cancelled():
     async def main(loop: VirtualLoop) -> None:
-        call = asyncio.create_task(with_policy(asyncio.sleep, 5, None, 50.0, Estimate())(60.0))
+        call = asyncio.create_task(with_policy(asyncio.sleep, 5, None, 50.0, Endpoint())(60.0))
         loop.call_later(1, call.cancel)
         with pytest.raises(asyncio.CancelledError):
             await call

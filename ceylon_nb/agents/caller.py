@@ -239,11 +239,11 @@ class Caller:
         began, flight = clock(), flying.get()
         if flight is not None:
             flight.sent(began)
-        number = estimate.begin()
+        sent = estimate.begin()
         try:
             result = await once(request)
         except BaseException as error:
-            estimate.failed(number, began, error)
+            estimate.failed(sent, error)
             if not isinstance(error, RequestError):
                 raise
             error.latency = clock() - began
@@ -251,7 +251,7 @@ class Caller:
                 seconds = error.retry_after if error.retry_after is not None else backoff(attempts_made.get())
                 self.endpoint.hold_off(seconds, f"the server said {error.status}")
             raise
-        estimate.answered(number, clock() - began)
+        estimate.answered(sent)
         return result
 
     def _delay(self, error: Exception, made: int) -> float | None:
