@@ -99,8 +99,8 @@ def test_a_server_that_batches():
 
 def test_grows_while_it_pays():
     """No knee up to a thousand: as many as there may be, within some ten rounds."""
-    (seen,) = work(lambda: Parallel(5_000, about(1.0, 0.3)), 30)
-    assert max(seen.settled(since=15)) == MOST
+    (seen,) = work(lambda: Parallel(5_000, about(1.0, 0.3)), 14)
+    assert max(seen.settled(since=10)) == MOST
     assert seen.words == ""
 
 
