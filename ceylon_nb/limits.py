@@ -30,12 +30,22 @@ REMEMBERED = 256
 
 
 class Turn:
-    """Leave to send one request."""
+    """Leave to send one request.
 
-    __slots__ = ("_endpoint", "_mark", "_spent")
+    Attributes
+    ----------
+    counts : bool
+        Whether somebody wants to know how many tokens it takes.
+    """
 
-    def __init__(self, endpoint: Endpoint, mark: tuple[int, int], spent: Spent | None = None) -> None:
-        self._endpoint, self._mark, self._spent = endpoint, mark, spent
+    __slots__ = ("_endpoint", "_mark", "_spent", "counts")
+
+    def __init__(self, endpoint: Endpoint, waiter: Waiter | None = None) -> None:
+        self._endpoint = endpoint
+        self._mark, self.counts = (0, 0), False
+        self._spent: Spent | None = None
+        if waiter is not None:
+            self._mark, self._spent, self.counts = waiter.mark, waiter.spent, waiter.tokens > 0
 
     def hears(self, headers: Mapping[str, str], refused: bool) -> None:
         """Take what an answer's headers say is left. A refusal's Retry-After says it better."""
@@ -65,6 +75,7 @@ class Endpoint:
         self._allowances: tuple[Allowance, Allowance] | None = None
         self._sent = self._sent_tokens = 0
         self._guesses: dict[str, Guess] = {}
+        self._free = Turn(self)
 
     # -- cool-downs ---------------------------------------------------------------------------------------------
 
@@ -179,8 +190,7 @@ class Endpoint:
         if not (max_per_minute or max_tokens_per_minute or pace or self._allowances) and (
             not self._held_until or self._held_until <= self._now()
         ):
-            self._sent += 1
-            return Turn(self, (self._sent, self._sent_tokens))
+            return self._free  # not even counted: nobody has said yet that something may run out
         waiter = Waiter(max_per_minute, max_tokens_per_minute, tokens, pace)
         try:
             while True:
@@ -188,7 +198,7 @@ class Endpoint:
                 if future is not None:
                     await future
                 if self._accept(waiter):
-                    return Turn(self, waiter.mark, waiter.spent)
+                    return Turn(self, waiter)
         except BaseException:
             self._abandon(waiter)
             raise

@@ -137,7 +137,7 @@ CHARACTERS = 4.0
 """Characters of a token, until a server has counted some."""
 
 RANGE = 0.5, 10.0
-"""Characters of a token, at the least and the most: a server that has a prompt in its cache may count next to nothing."""
+"""Characters of a token, at the least and the most: of a prompt in its cache a server may count next to nothing."""
 
 FIRST_GUESS = 500
 """Tokens of a reply, until one has come, where max_tokens says nothing."""

@@ -198,7 +198,7 @@ class Caller:
             error.item, error.latency = request.prompt, clock() - began
             raise
         finally:
-            if self._counts and isinstance(turn, Turn):
+            if isinstance(turn, Turn) and turn.counts:
                 self._count(turn, request, "".join(said), usage or UNKNOWN)
             await deltas.aclose()
 
@@ -233,7 +233,9 @@ class Caller:
             del failure  # its traceback holds this frame: a circle that would keep the prompt
 
     async def _attempt(self, once: Callable[[Request], Awaitable[T]], request: Request) -> T:
-        turn = await self._turn(request)
+        settings, endpoint = self.settings, self.endpoint
+        counts = settings.max_tokens_per_minute is not None or endpoint.counts_tokens
+        turn = await (self._turn(request) if counts else endpoint.turn(settings.max_per_minute))
         hearing.set(turn)
         began, flight = clock(), flying.get()
         if flight is not None:
@@ -243,13 +245,13 @@ class Caller:
         except BaseException as error:
             self._failed(turn, request, error, clock() - began)
             raise
-        if self._counts and isinstance(result, Reply):
+        if turn.counts and isinstance(result, Reply):
             self._count(turn, request, result, result.usage)
         return result
 
     def _failed(self, turn: Turn, request: Request, error: BaseException, seconds: float) -> None:
         """An attempt failed, or was cancelled."""
-        if self._counts:
+        if turn.counts:
             refused = isinstance(error, StatusError) and (error.status or 500) < 500  # before a model has read it
             turn.took(0 if refused else self._guess.input(size(request)))
         if not isinstance(error, RequestError):
@@ -267,19 +269,12 @@ class Caller:
     # -- tokens -------------------------------------------------------------------------------------------------
 
     @property
-    def _counts(self) -> bool:
-        """Whether anybody wants to know how many tokens a request takes."""
-        return self.settings.max_tokens_per_minute is not None or self.endpoint.counts_tokens
-
-    @property
     def _guess(self) -> Guess:
         return self.endpoint.guess(self.model)
 
     def _turn(self, request: Request) -> Coroutine[Any, Any, Turn]:
         """Leave to send a request; further attempts take their turns, and their tokens, like the first."""
         settings = self.settings
-        if not self._counts:
-            return self.endpoint.turn(settings.max_per_minute)
         guess = self._guess
         return self.endpoint.turn(
             settings.max_per_minute,
