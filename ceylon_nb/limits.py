@@ -28,6 +28,9 @@ from .waiting import HOLD, PACE, RATE, TOKENS, Alarm, Waiter
 REMEMBERED = 256
 """Cool-downs that an endpoint remembers."""
 
+MOMENT = 0.01
+"""Seconds: cool-downs that are no further apart are one, as those in which one request goes now and then."""
+
 
 class Turn:
     """Leave to send one request.
@@ -101,7 +104,7 @@ class Endpoint:
 
     def _note(self, now: float, until: float, reason: str) -> None:
         """With the lock held."""
-        if self._holds and self._holds[-1][1] >= now:  # the same cool-down, a longer one
+        if self._holds and self._holds[-1][1] >= now - MOMENT:  # the same cool-down, a longer one
             began, sooner, _ = self._holds.pop()
             now, until = began, max(sooner, until)
         self._holds.append((now, until, reason))
@@ -132,9 +135,7 @@ class Endpoint:
                     allowance.forget()
                 elif said is not None:
                     allowance.told(said, then, now)
-            if len(self._queue):
-                self._serve()
-                self._lift(now)
+            self._serve()
 
     def _closed(self, now: float, tokens: int) -> tuple[float, str]:
         """Until when one more request of so many tokens has to wait, by what the server said, and why."""
@@ -147,10 +148,10 @@ class Endpoint:
         )
 
     def _lift(self, now: float) -> None:
-        """Have the wait end now that was to last longer, if by newer news nobody waits."""
-        began, until, reason = self._holds[-1] if self._holds else (0.0, 0.0, "")
-        if until > max(now, self._held_until) and self._due == math.inf:
-            self._holds[-1] = (began, now, reason)
+        """A request goes: by newer news a cool-down has ended that was to last longer."""
+        if self._holds and self._holds[-1][1] > now:
+            began, _, reason = self._holds.pop()
+            self._holds.append((began, now, reason))
 
     # -- tokens -------------------------------------------------------------------------------------------------
 
@@ -298,6 +299,7 @@ class Endpoint:
         if blocked:
             return blocked
         waiter.granted = True
+        self._lift(now)
         self._sent += 1
         self._sent_tokens += waiter.tokens
         waiter.mark = self._sent, self._sent_tokens
