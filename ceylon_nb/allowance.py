@@ -30,8 +30,8 @@ JITTER = 0.1
 class Hearer(Protocol):
     """Whoever wants to know what is left."""
 
-    def hears(self, headers: Mapping[str, str], refused: bool) -> None:
-        """Be told of the headers of an answer, and whether it is a refusal."""
+    def hears(self, headers: Mapping[str, str], certain: bool) -> None:
+        """Be told of the headers of an answer, and whether it is a refusal that says itself when to come back."""
 
 
 hearing: ContextVar[Hearer | None] = ContextVar("hearing", default=None)

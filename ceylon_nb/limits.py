@@ -50,11 +50,11 @@ class Turn:
         if waiter is not None:
             self._mark, self._spent, self.counts = waiter.mark, waiter.spent, waiter.tokens > 0
 
-    def hears(self, headers: Mapping[str, str], refused: bool) -> None:
-        """Take what an answer's headers say is left. A refusal's Retry-After says it better."""
+    def hears(self, headers: Mapping[str, str], certain: bool) -> None:
+        """Take what an answer's headers say is left, unless a refusal says itself when to come back."""
         requests, tokens = read(headers)
         if requests is not None or tokens is not None:
-            self._endpoint.allow((requests, tokens), self._mark, certain=refused and "retry-after" in headers)
+            self._endpoint.allow((requests, tokens), self._mark, certain=certain)
 
     def took(self, tokens: int) -> None:
         """So many tokens it was in the end; may be said again when more is known."""
@@ -188,6 +188,8 @@ class Endpoint:
             Seconds from one request to the next, of all that keep to a pace, as it is now; 0 is none. Asked whenever a
             slot may be handed out, under a lock: it may not wait. Call `look` when it has become shorter.
         """
+        if pace is not None and not pace():
+            pace = None
         if not (max_per_minute or max_tokens_per_minute or pace or self._allowances) and (
             not self._held_until or self._held_until <= self._now()
         ):

@@ -392,6 +392,68 @@ def test_a_loop_closed_under_those_who_wait_is_forgotten():
         task._log_destroy_pending = False
 
 
+# -- a pace ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pace_is_kept_by_those_who_ask_for_it_and_shared_fairly():
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> tuple[list[tuple[str, float]], float]:
+        went: list[tuple[str, float]] = []
+
+        async def call(name: str, who: Party | None) -> None:
+            await of(who, clocks.turn(pace=lambda: 2.0))
+            went.append((name, loop.time() - START))
+
+        a, b = Party(), Party()
+        paced = [call("a", a) for _ in range(6)] + [call("b", b) for _ in range(3)] + [call("single", None)]
+        tasks = [asyncio.create_task(each) for each in paced]
+        await asyncio.sleep(0)
+        await clocks.turn()
+        free = loop.time() - START
+        await asyncio.gather(*tasks)
+        return went, free
+
+    went, free = virtually(main)
+    assert free == 0
+    assert [at for _, at in went] == pytest.approx([2.0 * i for i in range(10)])
+    order = [name for name, _ in went]
+    assert order[1] == "single"  # the first had gone before it came
+    assert order[:8].count("b") == 3
+
+
+def test_a_pace_may_change_while_others_wait():
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> list[float]:
+        went: list[float] = []
+        pace = [10.0]
+
+        async def call() -> None:
+            await clocks.turn(pace=lambda: pace[0])
+            went.append(loop.time() - START)
+
+        tasks = [asyncio.create_task(call()) for _ in range(6)]
+        await asyncio.sleep(12)
+        pace[0] = 1.0
+        clocks.look()
+        await asyncio.sleep(2.5)
+        pace[0] = 0.0
+        clocks.look()
+        await asyncio.gather(*tasks)
+        return went
+
+    assert virtually(main) == pytest.approx([0, 10, 12, 13, 14, 14.5])
+
+
+def test_a_pace_and_a_rate_are_both_kept():
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> list[float]:
+        for _ in range(5):
+            await clocks.turn(60, pace=lambda: 0.1)
+        paced = loop.time() - START
+        for _ in range(5):
+            await clocks.turn(600, pace=lambda: 1.0)
+        return [paced, loop.time() - START - paced]
+
+    assert virtually(main) == pytest.approx([4 * spacing(60), 5.0], abs=0.1)
+
+
 @pytest.mark.parametrize("single", ["send", "stream"])
 def test_two_batches_and_a_person_at_one_server(model_server: ModelServer, single: str):
     """The server's record is the witness."""

@@ -338,7 +338,7 @@ class Server:
         """
         hearer = hearing.get()
         if hearer is not None:
-            hearer.hears(response.headers, not response.ok)
+            hearer.hears(response.headers, not response.ok and parse_retry_after(response.headers) is not None)
         if not response.ok:
             raise self._refusal(response, model)
         if response.headers.get("content-type", "").startswith("text/html"):
