@@ -304,6 +304,49 @@ def test_no_slot_is_lost_or_given_twice(calls, stalls):
         assert not waited or after - before <= longest
 
 
+def test_a_slot_that_lapses_before_its_owner_comes_is_not_used():
+    """It is handed out, and then a cell keeps the loop, before the one it is for can go on."""
+
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> list[float]:
+        times: list[float] = []
+
+        async def call() -> None:
+            await clocks.turn(60)
+            times.append(loop.time() - START)
+
+        def late() -> None:
+            loop.now += 0.02
+            clocks.look()
+            loop.now += 1.0
+
+        loop.call_later(spacing(60) - 0.01, late)
+        await asyncio.gather(*(call() for _ in range(4)))
+        return times
+
+    times = virtually(main)
+    assert times[:2] == [0, pytest.approx(spacing(60) + 1.01)]
+    assert all(after - before >= spacing(60) - TINY for before, after in pairwise(times))
+
+
+def test_a_slot_whose_owner_is_cancelled_before_it_comes_is_the_next_ones():
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> float:
+        await clocks.turn(60, max_tokens_per_minute=600, tokens=10)
+        turns = [clocks.turn(60, max_tokens_per_minute=600, tokens=10) for _ in range(2)]
+        first, second = [asyncio.create_task(turn) for turn in turns]
+
+        def grant_and_cancel() -> None:
+            loop.now += 0.02
+            clocks.look()
+            first.cancel()
+
+        loop.call_later(spacing(60) - 0.01, grant_and_cancel)
+        await second
+        assert first.cancelled()
+        return loop.time() - START
+
+    assert virtually(main) == pytest.approx(spacing(60) + 0.01)
+
+
 def test_a_loop_that_is_busy_is_passed_over():
     """A cell blocks one loop, on which many wait: those on another get every slot, and nobody gets a second one."""
     clocks, rate = Endpoint(), 1200
