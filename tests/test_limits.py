@@ -117,6 +117,19 @@ def test_a_burst_is_spread_evenly():
     assert virtually(main) == pytest.approx([spacing(60) * i for i in range(5)])
 
 
+def test_idle_time_makes_no_burst():
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> list[float]:
+        times = []
+        await clocks.turn(1200)
+        await asyncio.sleep(0.9 * LAPSE)
+        for _ in range(4):
+            await clocks.turn(1200)
+            times.append(loop.time())
+        return times
+
+    assert all(later - sooner >= spacing(1200) - TINY for sooner, later in pairwise(virtually(main)))
+
+
 def test_less_than_one_a_minute():
     async def main(loop: VirtualLoop, clocks: Endpoint) -> float:
         await clocks.turn(0.5)

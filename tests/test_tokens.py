@@ -1,8 +1,10 @@
 """Tokens a minute: no 60 seconds see more than the limit, and what was expected is put right by what it was."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from ceylon_nb import LlmAgent, Reply, Usage, errors, limits
 from ceylon_nb.agents.caller import Caller
-from ceylon_nb.limits import Endpoint
+from ceylon_nb.limits import Endpoint, Turn
 from ceylon_nb.meters import FIRST_GUESS, Guess, spacing
 from ceylon_nb.testing import ModelServer
 from ceylon_nb.waiting import party
@@ -172,6 +174,34 @@ def test_what_is_given_back_lets_those_go_who_wait():
         return loop.time() - START
 
     assert virtually(main) == pytest.approx(5)
+
+
+def test_what_is_given_back_on_one_loop_is_noticed_on_another():
+    """The other one sleeps until its slot is due, which is sooner now, though not yet."""
+    clocks, waiting = Endpoint(), threading.Event()
+
+    def there() -> float:
+        async def main() -> float:
+            turn = asyncio.create_task(clocks.turn(max_tokens_per_minute=600, tokens=10))
+            await asyncio.sleep(0)
+            waiting.set()
+            async with asyncio.timeout(10):
+                await turn
+            return time.monotonic()
+
+        return asyncio.run(main())
+
+    async def first() -> Turn:
+        return await clocks.turn(max_tokens_per_minute=600, tokens=300)
+
+    began = time.monotonic()
+    turn = asyncio.run(first())
+    with ThreadPoolExecutor(1) as pool:
+        went = pool.submit(there)
+        waiting.wait()
+        time.sleep(0.05)  # it is in its selector by then
+        turn.took(6)
+        assert 6 * spacing(600) - 0.05 <= went.result() - began <= 3
 
 
 def test_what_is_said_after_its_minute_is_charged_to_what_follows():
