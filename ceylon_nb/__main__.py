@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--attempts", type=int)
     ask.add_argument("--max-at-once", type=_at_once, default="auto", metavar="N", help="or auto, which finds out")
     ask.add_argument("--max-per-minute", type=float)
+    ask.add_argument("--max-tokens-per-minute", type=float)
     ask.add_argument("--store", metavar="FILE", default="auto", help="of answers; `off` for none (.ceylon_nb/ here)")
     ask.add_argument("--fresh", action="store_true", help="ask for everything, whatever the store has")
     ask.add_argument("--name", help="what to call the batch in the store")
@@ -97,7 +98,8 @@ def _demo(_: argparse.Namespace) -> int:
 def _map(arguments: argparse.Namespace) -> int:
     if arguments.out is not None:
         tables.check_path(arguments.out)
-    names = "system_prompt base_url temperature max_tokens timeout attempts max_per_minute".split()
+    names = "system_prompt base_url temperature max_tokens timeout attempts".split()
+    names += ["max_per_minute", "max_tokens_per_minute"]
     options: dict[str, Any] = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     check_options(auto=True, max_at_once=arguments.max_at_once)
     agent = LlmAgent("map", arguments.model, **options).build()

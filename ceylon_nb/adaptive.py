@@ -336,11 +336,6 @@ class Share:
             self._on_change()
             self._wake()
 
-    @property
-    def pace(self) -> Callable[[], float] | None:
-        """Seconds from one request to the next, where refusals say that there is a rate."""
-        return self.estimate.interval if self.estimate.paced else None
-
     async def __aenter__(self) -> None:
         await self.admit()
 

@@ -1,12 +1,12 @@
-"""How many a minute, and when to hold off: one pair of clocks per endpoint, shared by all batches, loops and threads.
+"""Limits: how many requests and tokens a minute, and when to hold off: shared by all batches, loops and threads.
 
-The rate is GCRA (the generic cell rate algorithm, ITU-T I.371, in its virtual scheduling form) with burst 1 and
-reservation: each request reserves its own slot and sleeps until then, so waiting costs one timer, however many wait.
-A slot that is not used (a cancelled request) goes back and is taken by the next one. Rates may differ: what is kept is
-the time that is free, and a slot takes its own rate's share of it.
-
-No 60 seconds ever see more than the limit, late wake-ups included: slots are ``(60 + LAPSE) / n`` seconds apart, and a
-slot whose owner comes more than LAPSE late (a cell kept the loop busy) has lapsed and a new one is reserved.
+* Whoever has to wait lines up, and is handed one slot when it is due: single calls first, batches in turn
+  (`fairness`). Nobody reserves ahead, so who comes later does not wait for another batch's thousand.
+* No 60 seconds ever see more than a limit, late wake-ups included (`meters`). A slot whose owner comes more than LAPSE
+  late (a cell kept the loop busy) has lapsed, and its owner waits for another one. A loop that does not come for its
+  slots is passed over meanwhile, and the others go on.
+* One timer for each loop on which somebody waits, set for when the next slot is due; whichever comes first serves all
+  (`waiting`).
 """
 
 from __future__ import annotations
@@ -16,30 +16,55 @@ import hashlib
 import math
 import random
 import threading
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from .adaptive import Estimate
+from .allowance import JITTER, KINDS, Allowance, Left, read
+from .fairness import FairQueue
 from .loop import clock
-
-LAPSE = 0.25
-"""Seconds after which a slot that was not used in time is no longer good."""
+from .meters import LAPSE, Guess, Slots, Spent, Tokens
+from .waiting import HOLD, PACE, RATE, TOKENS, Alarm, Waiter
 
 REMEMBERED = 256
 """Cool-downs that an endpoint remembers."""
 
-JITTER = 0.1
-"""Seconds, at most, added to a cool-down, so that several notebooks do not come back in step."""
+MOMENT = 0.01
+"""Seconds: cool-downs that are no further apart are one, as those in which one request goes now and then."""
 
 
-def spacing(max_per_minute: float) -> float:
-    """Seconds between two slots."""
-    return (60.0 + LAPSE) / max_per_minute
+class Turn:
+    """Leave to send one request.
+
+    Attributes
+    ----------
+    counts : bool
+        Whether somebody wants to know how many tokens it takes.
+    """
+
+    __slots__ = ("_endpoint", "_mark", "_spent", "counts")
+
+    def __init__(self, endpoint: Endpoint, waiter: Waiter | None = None) -> None:
+        self._endpoint = endpoint
+        self._mark, self.counts = (0, 0), False
+        self._spent: Spent | None = None
+        if waiter is not None:
+            self._mark, self._spent, self.counts = waiter.mark, waiter.spent, waiter.tokens > 0
+
+    def hears(self, headers: Mapping[str, str], certain: bool) -> None:
+        """Take what an answer's headers say is left, unless a refusal says itself when to come back."""
+        requests, tokens = read(headers)
+        if requests is not None or tokens is not None:
+            self._endpoint.allow((requests, tokens), self._mark, certain=certain)
+
+    def took(self, tokens: int) -> None:
+        """So many tokens it was in the end; may be said again when more is known."""
+        if self._spent is not None:
+            self._endpoint.settle(self._spent, tokens)
 
 
 class Endpoint:
-    """The clocks of one base URL and key. Every method may be called from any thread.
+    """The limits of one base URL and key. Every method may be called from any thread.
 
     Attributes
     ----------
@@ -51,76 +76,281 @@ class Endpoint:
         self.estimate = Estimate(now=now)
         self._now = now
         self._lock = threading.Lock()
-        self._free = [(0.0, math.inf)]
+        self._queue: FairQueue[Waiter] = FairQueue(HOLD)
+        self._alarms: dict[asyncio.AbstractEventLoop, Alarm] = {}
+        self._slots, self._tokens, self._paced = Slots(), Tokens(), 0.0
+        self._busy_since = 0.0
+        self._due = math.inf
         self._held_until = 0.0
         self._holds: deque[tuple[float, float, str]] = deque(maxlen=REMEMBERED)
+        self._allowances: tuple[Allowance, Allowance] | None = None
+        self._sent = self._sent_tokens = 0
+        self._guesses: dict[str, Guess] = {}
+        self._free = Turn(self)
 
-    def reserve(self, interval: float) -> float:
-        """Take the first `interval` seconds that are free; returns when they begin, the slot's time."""
-        with self._lock:
-            now = self._now()
-            while self._free[0][1] <= now:
-                del self._free[0]
-            i = 0
-            while max(now, self._free[i][0]) + interval > self._free[i][1]:
-                i += 1
-            start, end = self._free[i]
-            slot = max(now, start)
-            self._free[i : i + 1] = [(slot + interval, end)] if slot + interval < end else []
-            return slot
-
-    def give_back(self, slot: float, interval: float) -> None:
-        """Return a slot that was not used; it joins the free time next to it."""
-        start, end = slot, slot + interval
-        with self._lock:
-            i = bisect_left(self._free, (start,))
-            if self._free[i][0] == end:
-                end = self._free.pop(i)[1]
-            if i and self._free[i - 1][1] == start:
-                i -= 1
-                start = self._free.pop(i)[0]
-            self._free.insert(i, (start, end))
+    # -- cool-downs ---------------------------------------------------------------------------------------------
 
     def hold_off(self, seconds: float, reason: str = "") -> None:
         """Hold all requests of this endpoint off for so long, and a little jitter."""
         now = self._now()
         until = now + seconds + random.uniform(0, JITTER)
         with self._lock:
-            if until <= self._held_until:
-                return
-            if self._holds and self._held_until >= now:  # the same cool-down, a longer one
-                now = self._holds.pop()[0]
-            self._holds.append((now, until, reason))
-            self._held_until = until
+            if until > self._held_until:
+                self._note(now, until, reason)
+                self._held_until = until
 
     def held(self) -> float:
-        """Seconds that the cool-down still lasts; 0 when there is none."""
-        return max(0.0, self._held_until - self._now())
+        """Seconds that the cool-down still lasts, or until the server has something left; 0 when there is none."""
+        now = self._now()
+        with self._lock:
+            return max(0.0, self._held_until - now, self._closed(now, 1)[0] - now)
 
     def holds(self) -> list[tuple[float, float, str]]:
         """The cool-downs so far, the latest last: from when, until when, by the clock, and why."""
         with self._lock:
             return list(self._holds)
 
-    async def turn(self, max_per_minute: float | None = None) -> None:
-        """Wait for the cool-down to end and, with a rate, for a slot of one's own."""
-        interval = spacing(max_per_minute) if max_per_minute else 0.0
-        slot: float | None = None
+    def _note(self, now: float, until: float, reason: str) -> None:
+        """With the lock held."""
+        if self._holds and self._holds[-1][1] >= now - MOMENT:  # the same cool-down, a longer one
+            began, sooner, _ = self._holds.pop()
+            now, until = began, max(sooner, until)
+        self._holds.append((now, until, reason))
+
+    # -- what the server says is left ---------------------------------------------------------------------------
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it is of use to say what a request will take: the server speaks of what is left."""
+        return self._allowances is not None
+
+    def allow(self, left: tuple[Left | None, Left | None], mark: tuple[int, int], *, certain: bool) -> None:
+        """Take how many requests and tokens are left.
+
+        Parameters
+        ----------
+        mark : tuple of int
+            Requests and tokens that had been sent when that was said, as far as the server may know of them.
+        certain : bool
+            The server said itself when to come back: that counts, and not this.
+        """
+        now = self._now()
+        with self._lock:
+            if self._allowances is None:
+                self._allowances = Allowance(KINDS[0]), Allowance(KINDS[1])
+            for allowance, said, then in zip(self._allowances, left, mark, strict=True):
+                if certain:
+                    allowance.forget()
+                elif said is not None:
+                    allowance.told(said, then, now)
+            self._serve()
+
+    def _closed(self, now: float, tokens: int) -> tuple[float, str]:
+        """Until when one more request of so many tokens has to wait, by what the server said, and why."""
+        if self._allowances is None:
+            return 0.0, ""
+        requests, counted = self._allowances
+        return max(
+            (requests.opens(1, self._sent, now), requests.reason),
+            (counted.opens(tokens, self._sent_tokens, now), counted.reason),
+        )
+
+    def _lift(self, now: float) -> None:
+        """A request goes: by newer news a cool-down has ended that was to last longer."""
+        if self._holds and self._holds[-1][1] > now:
+            began, _, reason = self._holds.pop()
+            self._holds.append((began, now, reason))
+
+    # -- tokens -------------------------------------------------------------------------------------------------
+
+    def guess(self, model: str) -> Guess:
+        """What is known of a model's tokens here."""
+        return self._guesses.setdefault(model, Guess())
+
+    def settle(self, spent: Spent, tokens: int) -> None:
+        """A request took so many tokens in the end."""
+        if tokens != spent.tokens:
+            with self._lock:
+                self._tokens.settle(spent, tokens, self._now())
+                self._serve()
+
+    # -- turns --------------------------------------------------------------------------------------------------
+
+    async def turn(
+        self,
+        max_per_minute: float | None = None,
+        *,
+        max_tokens_per_minute: float | None = None,
+        tokens: int = 0,
+        pace: Callable[[], float] | None = None,
+    ) -> Turn:
+        """Wait for the cool-down to end and, with limits, for a slot of one's own.
+
+        Parameters
+        ----------
+        max_per_minute, max_tokens_per_minute : float, optional
+            Limits to keep to, shared with all that state one.
+        tokens : int
+            How many it will take, as far as one can tell.
+        pace : callable, optional
+            Seconds from one request to the next, of all that keep to a pace, as it is now; 0 is none. Asked whenever a
+            slot may be handed out, under a lock: it may not wait. Call `look` when it has become shorter.
+        """
+        limited = max_per_minute or max_tokens_per_minute or self._allowances or (pace is not None and pace())
+        if not limited and (not self._held_until or self._held_until <= self._now()):
+            return self._free  # not even counted: nobody has said yet that something may run out
+        waiter = Waiter(max_per_minute, max_tokens_per_minute, tokens, pace)
         try:
             while True:
-                if interval and slot is None:
-                    slot = self.reserve(interval)
-                wait = max(slot or 0.0, self._held_until) - self._now()
-                if wait > 0:
-                    await asyncio.sleep(wait)
-                elif slot is not None and self._now() > slot + LAPSE:
-                    slot = None
-                else:
-                    slot = None
-                    return
-        finally:
-            if slot is not None:
-                self.give_back(slot, interval)
+                future = self._line_up(waiter)
+                if future is not None:
+                    await future
+                if self._accept(waiter):
+                    return Turn(self, waiter)
+        except BaseException:
+            self._abandon(waiter)
+            raise
+
+    def look(self) -> None:
+        """Hand out what is due: what it depends on has changed."""
+        with self._lock:
+            self._serve()
+
+    def _line_up(self, waiter: Waiter) -> asyncio.Future[None] | None:
+        """Take a slot that is due, or wait for one: the future is done when there is one."""
+        with self._lock:
+            again = waiter.alarm is not None
+            if not len(self._queue):
+                self._busy_since = self._now()
+                if not again and self._offer(waiter) is None:
+                    return None
+            if waiter.alarm is None:
+                loop = asyncio.get_running_loop()
+                waiter.alarm = self._alarms.get(loop) or Alarm(loop, self.look, self._now)
+                waiter.alarm.count += 1
+                self._alarms[loop] = waiter.alarm
+            waiter.future = waiter.alarm.loop.create_future()
+            self._queue.put(waiter, again=again)
+            self._serve()
+            return waiter.future
+
+    def _accept(self, waiter: Waiter) -> bool:
+        """Go; or not, if it is too late for the slot, or all are held off by now."""
+        with self._lock:
+            now = self._now()
+            deaf = self._come(waiter, now)
+            goes = now >= self._held_until and (now <= waiter.slot + LAPSE or waiter.needs == HOLD)
+            if goes:
+                self._forget(waiter)
+            else:
+                self._give_back(waiter)
+            if deaf:
+                self._serve()
+            return goes
+
+    def _abandon(self, waiter: Waiter) -> None:
+        """Wait no longer: a slot that it has is the next one's."""
+        with self._lock:
+            if waiter.granted:
+                self._come(waiter, self._now())
+                self._give_back(waiter)
+            self._queue.discard(waiter)
+            self._forget(waiter)
+            self._serve()
+
+    def _come(self, waiter: Waiter, now: float) -> bool:
+        """A waiter has come for its slot; whether its loop had been passed over."""
+        waiter.granted = False
+        if waiter.alarm is None:
+            return False
+        deaf = waiter.alarm.deaf(now)
+        waiter.alarm.come(now)
+        return deaf
+
+    def _forget(self, waiter: Waiter) -> None:
+        alarm, waiter.alarm = waiter.alarm, None
+        if alarm is not None:
+            alarm.count -= 1
+            if not alarm.count:
+                self._alarms.pop(alarm.loop, None)
+                alarm.stop()
+
+    # -- handing out; with the lock held ------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Give a slot to each whose turn it is, and see to it that somebody looks again when the next is due."""
+        if not len(self._queue):
+            return
+        self._due = math.inf
+        self._queue.serve(self._offer)
+        for alarm in [*self._alarms.values()]:
+            if alarm.loop.is_closed():
+                del self._alarms[alarm.loop]
+            else:
+                alarm.set(self._due)
+
+    def _offer(self, waiter: Waiter) -> int | None:
+        """Hand out a slot if one is due; else say what there is none of."""
+        now, alarm = self._now(), waiter.alarm
+        if alarm is not None and alarm.loop.is_closed():
+            return None  # it was closed under those who wait there: nobody will come
+        if alarm is not None and alarm.deaf(now):
+            return 0
+        if self._held_until > now:
+            return self._blocked(self._held_until, HOLD)
+        until, reason = self._closed(now, waiter.tokens)
+        if until > now:
+            self._note(now, until, reason)
+            return self._blocked(until, HOLD)
+        blocked = self._take(waiter, now)
+        if blocked:
+            return blocked
+        waiter.granted = True
+        self._lift(now)
+        self._sent += 1
+        self._sent_tokens += waiter.tokens
+        waiter.mark = self._sent, self._sent_tokens
+        if waiter.future is not None and alarm is not None:
+            alarm.grant(waiter.future, now)
+        return None
+
+    def _take(self, waiter: Waiter, now: float) -> int:
+        """Take a slot that is due on every meter it needs; or nothing, and say which of them have none."""
+        earliest = max(now - LAPSE, self._busy_since, self._held_until)
+        slot = paced = 0.0
+        blocked = 0
+        if waiter.max_tokens:
+            slot = self._tokens.first(earliest, now, waiter.tokens, waiter.max_tokens)
+            blocked |= self._blocked(slot, TOKENS) if slot > now else 0
+        if waiter.pace is not None:
+            paced = self._paced + waiter.pace()
+            paced = paced if paced > earliest else now
+            blocked |= self._blocked(paced, PACE) if paced > now else 0
+        if waiter.interval:
+            slot = self._slots.first(earliest if blocked else max(earliest, slot, paced), now, waiter.interval)
+            blocked |= self._blocked(slot, RATE) if slot > now else 0
+        if blocked:
+            return blocked
+        waiter.slot = max(slot, paced)
+        if waiter.interval:
+            self._slots.take(waiter.slot, waiter.interval)
+        if waiter.max_tokens:
+            waiter.spent = self._tokens.take(waiter.slot, waiter.tokens, waiter.max_tokens)
+        if waiter.pace is not None:
+            self._paced = paced
+        return 0
+
+    def _blocked(self, until: float, meters: int) -> int:
+        self._due = min(self._due, until)
+        return meters
+
+    def _give_back(self, waiter: Waiter) -> None:
+        """What it has taken and does not use. A pace is no limit: what is not used of it is gone."""
+        if waiter.interval:
+            self._slots.give_back(waiter.slot, waiter.interval)
+        if waiter.spent is not None:
+            self._tokens.settle(waiter.spent, 0, self._now())
+            waiter.spent = None
 
 
 _endpoints: dict[str, Endpoint] = {}
@@ -128,7 +358,7 @@ _lock = threading.Lock()
 
 
 def endpoint(base_url: str, api_key: str | None = None) -> Endpoint:
-    """The clocks that all requests to this base URL with this key share. The key itself is not kept."""
+    """The limits that all requests to this base URL with this key share. The key itself is not kept."""
     name = hashlib.sha256(f"{base_url}\n{api_key or ''}".encode()).hexdigest()
     with _lock:
         return _endpoints.setdefault(name, Endpoint())

@@ -69,7 +69,7 @@ def with_policy(
         share = sharing.get()
         if share is not None and share.active:
             async with share:
-                await clocks.turn(max_per_minute)
+                await clocks.turn(max_per_minute, pace=clocks.estimate.interval)
                 return await clocks.estimate.watch(timed(item))
         if max_per_minute:
             await clocks.turn(max_per_minute)

@@ -24,6 +24,7 @@ from .loop import clock
 from .messages import Reply
 from .retry import attempts_made, time_left
 from .trace import Flight, Trace, flying
+from .waiting import party
 
 RAMP = 32
 RAMP_PAUSE = 0.002
@@ -208,6 +209,7 @@ class Workers:
     async def _work(self) -> None:
         time_left.set(self._left)
         sharing.set(self._share)
+        party.set(self._trace)  # there is one for each batch
         task = asyncio.current_task()
         assert task is not None
         flight = self._flight()

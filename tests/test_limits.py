@@ -1,7 +1,6 @@
 """Limits: no 60 seconds see more than the rate allows, no slot is wasted, and one 429 holds everybody off."""
 
 import asyncio
-import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -15,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ceylon_nb import LlmAgent, limits
-from ceylon_nb.limits import JITTER, LAPSE, Endpoint, spacing
+from ceylon_nb.allowance import JITTER
+from ceylon_nb.limits import Endpoint
+from ceylon_nb.meters import LAPSE, Slots, spacing
 from ceylon_nb.testing import ModelServer, faults
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ def virtually(main: Callable[[VirtualLoop, Endpoint], Coroutine[Any, Any, T]]) -
 
 
 class Clock:
-    """A clock for those who only reserve."""
+    """A clock that is set by hand."""
 
     def __init__(self, now: float = START) -> None:
         self.now = now
@@ -114,6 +115,19 @@ def test_a_burst_is_spread_evenly():
         return await asyncio.gather(*(call() for _ in range(5)))
 
     assert virtually(main) == pytest.approx([spacing(60) * i for i in range(5)])
+
+
+def test_idle_time_makes_no_burst():
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> list[float]:
+        times = []
+        await clocks.turn(1200)
+        await asyncio.sleep(0.9 * LAPSE)
+        for _ in range(4):
+            await clocks.turn(1200)
+            times.append(loop.time())
+        return times
+
+    assert all(later - sooner >= spacing(1200) - TINY for sooner, later in pairwise(virtually(main)))
 
 
 def test_less_than_one_a_minute():
@@ -188,8 +202,24 @@ def test_without_rate_and_cool_down_nobody_waits():
 # ---- no slot is wasted ----
 
 
+class Reserved:
+    """Slots taken ahead, one after the other, as no endpoint does: what is free is the same."""
+
+    def __init__(self) -> None:
+        self.now = START
+        self.slots = Slots()
+
+    def reserve(self, interval: float) -> float:
+        slot = self.slots.first(self.now, self.now, interval)
+        self.slots.take(slot, interval)
+        return slot
+
+    def give_back(self, slot: float, interval: float) -> None:
+        self.slots.give_back(slot, interval)
+
+
 def test_a_returned_slot_is_the_next_one_taken():
-    clocks = Endpoint(now=Clock())
+    clocks = Reserved()
     slots = [clocks.reserve(1.0) for _ in range(6)]
     clocks.give_back(slots[4], 1.0)
     clocks.give_back(slots[2], 1.0)
@@ -197,17 +227,16 @@ def test_a_returned_slot_is_the_next_one_taken():
 
 
 def test_a_slot_returned_too_late_is_gone():
-    clock = Clock()
-    clocks = Endpoint(now=clock)
+    clocks = Reserved()
     slots = [clocks.reserve(1.0) for _ in range(3)]
-    clock.now += 1.5
+    clocks.now += 1.5
     clocks.give_back(slots[1], 1.0)
     assert clocks.reserve(1.0) == START + 3.0
 
 
 @given(st.lists(st.sampled_from([0.1, 1.0, 7.3, 60.25]), min_size=1, max_size=30), st.randoms(use_true_random=False))
 def test_all_returned_is_as_if_nobody_had_asked(intervals, order):
-    clocks = Endpoint(now=Clock())
+    clocks = Reserved()
     slots = [(clocks.reserve(interval), interval) for interval in intervals]
     order.shuffle(slots)
     for slot, interval in slots:
@@ -217,8 +246,7 @@ def test_all_returned_is_as_if_nobody_had_asked(intervals, order):
 
 @given(st.data())
 def test_slots_never_overlap(data):
-    clock = Clock()
-    clocks = Endpoint(now=clock)
+    clocks = Reserved()
     taken: list[tuple[float, float]] = []
     for _ in range(data.draw(st.integers(1, 60))):
         if taken and data.draw(st.booleans()):
@@ -226,9 +254,9 @@ def test_slots_never_overlap(data):
         else:
             interval = data.draw(st.sampled_from([0.3, 1.0, 10.0]))
             slot = clocks.reserve(interval)
-            assert slot >= clock.now
+            assert slot >= clocks.now
             taken.append((slot, interval))
-        clock.now += data.draw(st.sampled_from([0.0, 0.0, 0.7, 5.0]))
+        clocks.now += data.draw(st.sampled_from([0.0, 0.0, 0.7, 5.0]))
         assert_disjoint(taken)
 
 
@@ -238,7 +266,7 @@ def assert_disjoint(taken: list[tuple[float, float]]) -> None:
 
 
 def test_a_returned_long_slot_serves_several_short_ones():
-    clocks = Endpoint(now=Clock())
+    clocks = Reserved()
     long = clocks.reserve(60.0)
     clocks.reserve(60.0)
     clocks.give_back(long, 60.0)
@@ -257,36 +285,6 @@ def test_cancelled_waiters_give_their_time_to_who_comes_next():
         return loop.time() - START
 
     assert virtually(main) == pytest.approx(spacing(6))
-
-
-class Interval(float):
-    """Lets other threads go first whenever it is reckoned with."""
-
-    def __radd__(self, other: float) -> float:
-        time.sleep(0)
-        return other + float(self)
-
-
-def test_slots_are_shared_by_threads():
-    clocks = Endpoint(now=Clock())
-    taken: list[list[tuple[float, float]]] = [[] for _ in range(4)]
-
-    def work(seed: int) -> None:
-        dice, mine = random.Random(seed), taken[seed]
-        for _ in range(1000):
-            if len(mine) > 20 or (mine and dice.random() < 0.4):
-                clocks.give_back(*mine.pop(dice.randrange(len(mine))))
-            else:
-                interval = Interval(dice.choice([1.0, 2.0]))
-                mine.append((clocks.reserve(interval), interval))
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
-    left = [each for mine in taken for each in mine]
-    assert_disjoint(left)
-    for each in left:
-        clocks.give_back(*each)
-    assert [clocks.reserve(100.0), clocks.reserve(1.0)] == [START, START + 100.0]
 
 
 # ---- cool-downs ----

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ceylon_nb import LlmAgent, Reply, errors
-from ceylon_nb.limits import Endpoint, spacing
+from ceylon_nb.limits import Endpoint
+from ceylon_nb.meters import spacing
 from ceylon_nb.policy import check_options, with_policy
 from ceylon_nb.retry import attempts_made, time_left
 from ceylon_nb.testing import ModelServer, faults

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
 
 from .. import limits, recording
 from ..adaptive import sharing
-from ..errors import ConfigurationError, RequestError, drop_tracebacks, ungrouped
+from ..allowance import hearing
+from ..errors import ConfigurationError, RequestError, StatusError, drop_tracebacks, ungrouped
+from ..limits import Turn
 from ..loop import awake, clock
-from ..messages import Prompt, Reply, Tool, ToolCall, as_messages
+from ..messages import UNKNOWN, CallsMessage, Prompt, Reply, Tool, ToolCall, Usage, as_messages
+from ..meters import Guess
 from ..policy import check_options
 from ..providers.base import Delta, Provider, Request, gather_stream
 from ..retry import attempts_made, backoff, retrying, time_left, worth_another_try
@@ -39,6 +42,7 @@ class Options(TypedDict, total=False):
     timeout: float | None
     attempts: int
     max_per_minute: float | None
+    max_tokens_per_minute: float | None
     transport: Transport | None
     max_rounds: int
     action_timeout: float | None
@@ -57,6 +61,7 @@ class Settings:
     timeout: float | None = 600.0
     attempts: int = 3
     max_per_minute: float | None = None
+    max_tokens_per_minute: float | None = None
     transport: Transport | None = field(default=None, repr=False)
     max_rounds: int = 10
     action_timeout: float | None = 60.0
@@ -89,6 +94,7 @@ class Settings:
             timeout=new.timeout,
             attempts=new.attempts,
             max_per_minute=new.max_per_minute,
+            max_tokens_per_minute=new.max_tokens_per_minute,
             max_rounds=new.max_rounds,
             action_timeout=new.action_timeout,
         )
@@ -181,14 +187,20 @@ class Caller:
     async def _stream(self, request: Request) -> AsyncGenerator[Delta, None]:
         began = clock()
         deltas, first = await self._retrying(self._begin, request)
+        turn = hearing.get()  # while this is still the context in which it was taken
+        usage, said = first.usage, [first.text]
         try:
             yield first
             async for delta in deltas:
+                usage = delta.usage or usage
+                said.append(delta.text)
                 yield delta
         except RequestError as error:
             error.item, error.latency = request.prompt, clock() - began
             raise
         finally:
+            if isinstance(turn, Turn) and turn.counts:
+                self._count(turn, request, "".join(said), usage or UNKNOWN)
             await deltas.aclose()
 
     async def _begin(self, request: Request) -> tuple[AsyncGenerator[Delta, None], Delta]:
@@ -227,34 +239,83 @@ class Caller:
             return await self._sent(once, request, None)
         await share.admit()
         try:
-            return await self._sent(once, request, share.pace)
+            return await self._sent(once, request, share.estimate.interval)
         finally:
             share.leave()
 
     async def _sent(
         self, once: Callable[[Request], Awaitable[T]], request: Request, pace: Callable[[], float] | None
     ) -> T:
-        estimate = self.endpoint.estimate
-        await self.endpoint.turn(self.settings.max_per_minute)
+        settings, endpoint = self.settings, self.endpoint
+        counts = settings.max_tokens_per_minute is not None or endpoint.counts_tokens
+        turn = await (self._turn(request, pace) if counts else endpoint.turn(settings.max_per_minute, pace=pace))
+        hearing.set(turn)
         began, flight = clock(), flying.get()
         if flight is not None:
             flight.sent(began)
-        sent = estimate.begin()
+        sent = endpoint.estimate.begin()
         try:
             result = await once(request)
         except BaseException as error:
-            estimate.failed(sent, error)
-            if not isinstance(error, RequestError):
-                raise
-            error.latency = clock() - began
-            if limited(error):  # for everybody, also when this was the last attempt
-                seconds = error.retry_after if error.retry_after is not None else backoff(attempts_made.get())
-                self.endpoint.hold_off(seconds, f"the server said {error.status}")
+            endpoint.estimate.failed(sent, error)
+            self._failed(turn, request, error, clock() - began)
             raise
-        estimate.answered(sent)
+        if once != self._begin:
+            endpoint.estimate.answered(sent)
+        if turn.counts and isinstance(result, Reply):
+            self._count(turn, request, result, result.usage)
         return result
+
+    def _failed(self, turn: Turn, request: Request, error: BaseException, seconds: float) -> None:
+        """An attempt failed, or was cancelled."""
+        if turn.counts:
+            refused = isinstance(error, StatusError) and (error.status or 500) < 500  # before a model has read it
+            turn.took(0 if refused else self._guess.input(size(request)))
+        if not isinstance(error, RequestError):
+            return
+        error.latency = seconds
+        if limited(error):  # for everybody, also when this was the last attempt
+            wait = error.retry_after if error.retry_after is not None else backoff(attempts_made.get())
+            self.endpoint.hold_off(wait, f"the server said {error.status}")
 
     def _delay(self, error: Exception, made: int) -> float | None:
         """Back off before the next attempt, but for an error that holds the endpoint off: the next turn waits then."""
         seconds = 0.0 if limited(error) else backoff(made)
         return seconds if max(seconds, self.endpoint.held()) <= time_left.get()() else None
+
+    # -- tokens -------------------------------------------------------------------------------------------------
+
+    @property
+    def _guess(self) -> Guess:
+        return self.endpoint.guess(self.model)
+
+    def _turn(self, request: Request, pace: Callable[[], float] | None) -> Coroutine[Any, Any, Turn]:
+        """Leave to send a request; further attempts take their turns, and their tokens, like the first."""
+        settings = self.settings
+        guess = self._guess
+        return self.endpoint.turn(
+            settings.max_per_minute,
+            max_tokens_per_minute=settings.max_tokens_per_minute,
+            tokens=guess.input(size(request)) + guess.output(request.max_tokens),
+            pace=pace,
+        )
+
+    def _count(self, turn: Turn, request: Request, said: str, usage: Usage) -> None:
+        """So much it was, by the server's count; where it gives none, by the length of the text."""
+        guess, characters = self._guess, size(request)
+        guess.learn(characters, usage.input_tokens, usage.output_tokens)
+        asked, answered = usage.input_tokens, usage.output_tokens
+        turn.took(
+            (guess.input(characters) if asked is None else asked)
+            + (guess.input(len(said)) if answered is None else answered)
+        )
+
+
+def size(request: Request) -> int:
+    """Characters of a request: what is said, the calls in it, and the actions that the model is told of."""
+    calls = [call for turn in request.messages if isinstance(turn, CallsMessage) for call in turn.calls]
+    return (
+        sum(len(turn.content) for turn in request.messages)
+        + sum(len(call.name) + len(str(call.arguments)) for call in calls)
+        + sum(len(tool.name) + len(tool.description) + len(str(tool.parameters)) for tool in request.tools)
+    )

@@ -53,6 +53,10 @@ class LlmAgent(Agent):
         Requests for one answer, in all: 3 unless told. What cannot end better is not tried again.
     max_per_minute : float, optional
         Requests a minute, evenly spaced, shared by all that state one for the same base URL and key.
+    max_tokens_per_minute : float, optional
+        Tokens a minute, of prompts and replies together, shared likewise. A request is reckoned with what it is
+        expected to take (its characters / 4, and as much as replies had so far, `max_tokens` at the most) until the
+        server says what it took. One that is larger than the limit is sent when nothing else was for a minute.
     transport : httpx.AsyncBaseTransport, optional
         In place of the default one. It stays yours to close.
     max_rounds : int
@@ -142,6 +146,10 @@ class LlmAgent(Agent):
     def with_max_per_minute(self, max_per_minute: float | None) -> LlmAgent:
         """Set how many requests a minute."""
         return self._with(max_per_minute=max_per_minute)
+
+    def with_max_tokens_per_minute(self, max_tokens_per_minute: float | None) -> LlmAgent:
+        """Set how many tokens a minute."""
+        return self._with(max_tokens_per_minute=max_tokens_per_minute)
 
     def with_transport(self, transport: Transport | None) -> LlmAgent:
         """Set the httpx transport; None takes the default one."""

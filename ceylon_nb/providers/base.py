@@ -11,6 +11,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
+from ..allowance import LONGEST, hearing
 from ..loop import load
 from ..messages import Message, Prompt, Reply, Tool, ToolCall, Usage, decode_json
 from ..urls import Address, mask
@@ -183,10 +184,6 @@ def count_tokens(source: Mapping[str, Any], asked: str, said: str) -> Usage:
     return Usage(count(asked), count(said))
 
 
-LONGEST_HOLD = 600.0
-"""Seconds; no server can hold us off for longer with one answer."""
-
-
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds from a Retry-After header, clamped to 0-600; None if there is none that can be read.
 
@@ -198,7 +195,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
         seconds = float(value) if value[:1].isdigit() else _at(value) - _at(headers.get("date"))
     except (OverflowError, TypeError, ValueError):
         return None
-    return min(max(seconds, 0.0), LONGEST_HOLD)
+    return min(max(seconds, 0.0), LONGEST)
 
 
 def _at(date: str | None) -> float:
@@ -333,7 +330,7 @@ class Server:
         return self._error(errors.EmptyReply, said, advice, body)
 
     def check(self, response: Response, model: str) -> None:
-        """Refuse an error status, and what a browser would show.
+        """Refuse an error status, and what a browser would show; whoever asked hears what the headers say of limits.
 
         Raises
         ------
@@ -342,6 +339,9 @@ class Server:
         BadReply
             It is a web page.
         """
+        hearer = hearing.get()
+        if hearer is not None:
+            hearer.hears(response.headers, not response.ok and parse_retry_after(response.headers) is not None)
         if not response.ok:
             raise self._refusal(response, model)
         if response.headers.get("content-type", "").startswith("text/html"):

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
@@ -28,6 +28,8 @@ class Exchange:
         Returns the `Answer` that the server would give; call it once.
     token_interval : float
         Seconds between the frames of a stream.
+    headers : Mapping
+        Sent with whatever is sent.
     settle : callable
         Counts the request as ended. Called by `finish`, `close` and `abort`, right before the client can know.
     """
@@ -38,6 +40,7 @@ class Exchange:
     compose: Callable[[], Answer]
     token_interval: float
     settle: Callable[[], None]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     async def answer(self) -> web.StreamResponse:
         """Answer as asked, completely."""
@@ -108,7 +111,7 @@ class Exchange:
             transport.abort()
 
     def _headers(self, content_type: str) -> dict[str, str]:
-        return {"Content-Type": content_type} | self.wire.headers(self.request)
+        return {"Content-Type": content_type} | self.wire.headers(self.request) | dict(self.headers)
 
     async def _open(self, headers: Mapping[str, str], status: int = 200) -> web.StreamResponse:
         response = web.StreamResponse(status=status, headers=headers)

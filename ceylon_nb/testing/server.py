@@ -58,6 +58,9 @@ class ModelServer(Witness):
         How many requests it works on at a time; the others queue. Default: all.
     api_key : str, optional
         The bearer without which it answers 401.
+    headers : mapping or callable, optional
+        Sent with each answer to a chat request, errors included: ``{"x-ratelimit-remaining-requests": "0", …}``; or
+        ``f(request) -> mapping``, called when the request has come, after `plan`.
     host, port
         Loopback only; port 0 means any free one.
     ssl_context : ssl.SSLContext, optional
@@ -90,6 +93,7 @@ class ModelServer(Witness):
         models: Sequence[str] = ("llama3.2:latest", "gemma3:latest", "mock"),
         parallel: int | None = None,
         api_key: str | None = None,
+        headers: Mapping[str, str] | Callable[[Request], Mapping[str, str]] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         ssl_context: ssl.SSLContext | None = None,
@@ -106,6 +110,7 @@ class ModelServer(Witness):
         self.models = tuple(models)
         self.parallel = parallel
         self.api_key = api_key
+        self.headers = headers
         self.host = host
         self.port = port
         self.faults: deque[Fault | None] = deque()
@@ -210,7 +215,8 @@ class ModelServer(Witness):
         fault = None if refusal else ordered[0] if ordered else self.plan and self.plan(request)
         outcome: Outcome = "refused" if refusal else "served" if fault is None or fault.harmless else "faulted"
         compose, settle = partial(self._compose, request, wire), partial(self._settle, request, outcome)
-        exchange = Exchange(http, wire, request, compose, self.token_interval, settle)
+        headers = (self.headers(request) if callable(self.headers) else self.headers) or {}
+        exchange = Exchange(http, wire, request, compose, self.token_interval, settle, headers)
         if refusal is not None:
             status, body = refusal
             return await exchange.send(body, status=status)

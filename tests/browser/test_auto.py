@@ -59,5 +59,7 @@ run = agent.map(texts, "Note: {{}}", store=None)"""
     expect(auto).to_have_attribute("aria-pressed", "true")
     panel.button("cancel").click()
     book.run(2)
-    assert re.search(r"the server works on \d at a time; for Ollama, OLLAMA_NUM_PARALLEL raises that", book.outputs(2).inner_text())
+    assert re.search(
+        r"the server works on \d at a time; for Ollama, OLLAMA_NUM_PARALLEL raises that", book.outputs(2).inner_text()
+    )
     screenshot("left")

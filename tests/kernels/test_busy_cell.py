@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from aiohttp import web
 
-from ceylon_nb.limits import LAPSE, spacing
+from ceylon_nb.meters import LAPSE, spacing
 from ceylon_nb.testing import ModelServer, faults
 from ceylon_nb.testing.exchange import Exchange
 from ceylon_nb.testing.faults import Fault
