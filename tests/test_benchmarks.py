@@ -14,6 +14,7 @@ import ceylon_nb
 
 from .benchmarks import __main__ as benchmarks
 from .benchmarks import child, contestants, disk, messaging, plan, report, server
+from .benchmarks.figures import Runs, cpu_each, loop_each, over_ideal
 from .benchmarks.meter import Meter
 
 ROOT = Path(__file__).parent.parent
@@ -25,14 +26,14 @@ def run_benchmarks(*options: str, timeout: float) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def ran_well(done: subprocess.CompletedProcess[str], results: Path) -> report.Runs:
+def ran_well(done: subprocess.CompletedProcess[str], results: Path) -> Runs:
     assert done.returncode == 0, done.stderr
     runs = json.loads(results.read_text())["runs"]
     for run in runs:
         assert run["contestant"] in done.stdout
         if run["kind"] != "import":
             assert run["answered"] == run["n"], run
-    return report.Runs(runs)
+    return Runs(runs)
 
 
 # -- all of it -------------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def test_contestants_take_turns():
 
 
 def test_the_part_of_the_store_has_all_that_a_store_takes_part_in():
-    jobs = report.Runs(job for group in plan.QUICK.jobs("store", peers=True) for job in group)
+    jobs = Runs(job for group in plan.QUICK.jobs("store", peers=True) for job in group)
 
     names = {kind: [name for (name,) in jobs.where(kind=kind).distinct("contestant")] for kind in child.KINDS}
     assert names["http"] == []
@@ -166,32 +167,32 @@ def test_a_full_store_is_what_batches_leave(tmp_path):
 
 
 def test_ratios_are_taken_within_a_round():
-    runs = report.Runs(
+    runs = Runs(
         {"round": number, "contestant": name, "n": 1, "cpu": cpu}
         for number, (slow, fast) in enumerate([(2.0, 1.0), (40.0, 10.0), (3.0, 1.0)])
         for name, cpu in (("slow", slow), ("fast", fast))
     )
 
-    ratio = runs.where(contestant="slow").ratio(runs.where(contestant="fast"), report.cpu_each)
+    ratio = runs.where(contestant="slow").ratio(runs.where(contestant="fast"), cpu_each)
 
     assert ratio == 3.0, "the noisy second round must not decide"
-    assert runs.where(contestant="slow").middle(report.cpu_each) == 3.0
-    assert runs.where(contestant="slow").ratio(runs.where(contestant="absent"), report.cpu_each) is None
+    assert runs.where(contestant="slow").middle(cpu_each) == 3.0
+    assert runs.where(contestant="slow").ratio(runs.where(contestant="absent"), cpu_each) is None
 
 
 def test_differences_are_taken_within_a_round():
-    runs = report.Runs(
+    runs = Runs(
         {"round": number, "contestant": name, "n": 1, "loop": loop}
         for number, (stored, bare) in enumerate([(3.0, 1.0), (90.0, 10.0), (4.0, 2.0)])
         for name, loop in (("stored", stored), ("bare", bare))
     )
 
-    assert runs.where(contestant="stored").more(runs.where(contestant="bare"), report.loop_each) == 2.0
-    assert runs.where(contestant="stored").more(runs.where(contestant="absent"), report.loop_each) is None
+    assert runs.where(contestant="stored").more(runs.where(contestant="bare"), loop_each) == 2.0
+    assert runs.where(contestant="stored").more(runs.where(contestant="absent"), loop_each) is None
 
 
 def test_walls_are_held_against_whole_waves():
-    assert report.over_ideal({"wall": 3.0, "n": 101, "at_once": 100, "delay": 1.0}) == 1.5
+    assert over_ideal({"wall": 3.0, "n": 101, "at_once": 100, "delay": 1.0}) == 1.5
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(200e-6, "met"), (230e-6, "missed")])

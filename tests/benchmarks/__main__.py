@@ -14,6 +14,7 @@ from typing import Any
 
 from . import disk, environment, plan, report, server
 from .child import WARM_UP
+from .figures import Run
 
 RESULTS = environment.HERE / "results.json"
 LONGEST_RUN = 600
@@ -72,7 +73,7 @@ class ContestantFailed(Exception):
     """A run gave no figures, or did not do what it was asked."""
 
 
-def measure(size: plan.Plan, python: str, part: str | None, *, peers: bool) -> list[report.Run]:
+def measure(size: plan.Plan, python: str, part: str | None, *, peers: bool) -> list[Run]:
     """Run every group of contestants in turns, every round."""
     runs = []
     with server.running() as load, disk.shelf() as shelf:
