@@ -13,7 +13,7 @@ import pytest
 import ceylon_nb
 
 from .benchmarks import __main__ as benchmarks
-from .benchmarks import child, contestants, disk, messaging, plan, report, server
+from .benchmarks import child, contestants, disk, messaging, peers, plan, report, server
 from .benchmarks.figures import Runs, cpu_each, loop_each, over_ideal
 from .benchmarks.meter import Meter
 
@@ -72,7 +72,7 @@ def test_a_full_run_measures_the_peers_too(tmp_path):
     runs = ran_well(done, tmp_path / "results.json")
     print(done.stdout)
     for kind in ("http", "engine"):
-        assert runs.where(kind=kind, contestant=contestants.PEER).runs
+        assert runs.where(kind=kind, contestant=peers.PEER).runs
     for run in runs.where(kind="http").runs:
         assert run["server"]["peak"] <= run["at_once"]
 
@@ -80,9 +80,9 @@ def test_a_full_run_measures_the_peers_too(tmp_path):
 def test_contestants_take_turns():
     (race,) = plan.QUICK.jobs("http", peers=True)
 
-    assert [job["contestant"] for job in race] == list(contestants.OVER_HTTP)
+    assert [job["contestant"] for job in race] == list(peers.OVER_HTTP)
     assert {job["at_once"] for job in race} == {8}
-    assert all(contestants.PEER not in json.dumps(group) for group in plan.FULL.jobs(None, peers=False))
+    assert all(peers.PEER not in json.dumps(group) for group in plan.FULL.jobs(None, peers=False))
 
 
 def test_the_part_of_the_store_has_all_that_a_store_takes_part_in():

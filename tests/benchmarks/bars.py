@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from .columns import unstored
-from .contestants import BARE, OUR_BATCH, OUR_MAP, OURS, PEER
+from .contestants import BARE, OUR_BATCH, OUR_MAP, OURS
 from .figures import (
     Runs,
     asking,
@@ -27,6 +27,7 @@ from .figures import (
     wall,
     wall_each,
 )
+from .peers import PEER
 from .plan import IN_STORE, QUICK_DISK, SLOW_DISK, WITH_PANEL, WITHOUT_PANEL
 
 HEAD = ("what", "bar", "measured", "")
