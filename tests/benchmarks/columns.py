@@ -64,6 +64,7 @@ HTTP: dict[str, Cell] = {
     "at once, as the server saw it": seen(lambda run: run["server"]["peak"]),
     "CPU, µs a request": seen(cpu_each, 1e6),
     "× bare aiohttp": over_bare(cpu_each),
+    "connections": seen(lambda run: run["server"]["accepted"] - 1),
     "the server's, µs a request": seen(server_each, 1e6),
     "loop's thread, µs": seen(loop_each, 1e6),
     "wall, s": seen(wall, 1, 2),
@@ -176,5 +177,6 @@ NOTES = {
         "Peers that take milliseconds a request get fewer prompts: all figures but walls are a request's. At 1,000 at "
         "once that leaves them two requests a connection where others have five, and a larger part of opening it.",
     ),
+    "tls": ("Here all get as many prompts, as a handshake costs more than a request: see who makes how many.",),
 }
 """What a reader of a section should know."""

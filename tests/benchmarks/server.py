@@ -1,10 +1,9 @@
-"""The load server: built with the C compiler at hand, run in a process of its own, on a core of its own."""
+"""The load server: built with the C compiler at hand, run in a process of its own."""
 
 import contextlib
 import functools
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -92,7 +91,6 @@ def running() -> Iterator[LoadServer]:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
             try:
                 port = int(process.stdout.readline())
                 yield LoadServer(port, int(process.stdout.readline()) if tls else None, authority)
