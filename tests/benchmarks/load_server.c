@@ -206,7 +206,7 @@ static void receive(int fd) {
     ssize_t got = c->tls ? tls_receive(c->tls, c->in + c->length, room) : recv(fd, c->in + c->length, room, 0);
     if (got > 0) {
         c->length += got;
-        if (serve(fd) && c->tls) receive(fd);  /* OpenSSL may hold what epoll does not see; it ends with EAGAIN */
+        serve(fd);  /* whatever OpenSSL has not read is in the socket, where epoll sees it: it does not read ahead */
     } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
         hang_up(fd);
     }
