@@ -184,6 +184,18 @@ def test_a_run_that_failed_is_told_and_the_others_go_on(capsys):
 
 
 @needs_server
+def test_what_only_shows_its_memory_runs_in_one_round():
+    size = replace(plan.QUICK, rounds=2, lazy_n=100, imports=("asyncio",))
+
+    rounds = {
+        part: [run["round"] for run in benchmarks.measure(size, sys.executable, part, [], peers=False)]
+        for part in ("lazy", "import")
+    }
+
+    assert rounds == {"lazy": [0, 0], "import": [0, 1]}
+
+
+@needs_server
 def test_a_contestant_that_breaks_down_is_named_with_its_error():
     job = {**JOB, "contestant": "nobody"}
     broken = pytest.raises(benchmarks.ContestantFailed, match=r"(?s)nobody.*KeyError")

@@ -87,7 +87,7 @@ def measure(size: plan.Plan, python: str, part: str | None, failed: list[str], *
             if group[0]["kind"] == "tls" and load.authority is None:
                 print(f"benchmarks: no TLS: {server.missing_tls()}.", file=sys.stderr)
                 continue
-            for number in range(size.rounds):
+            for number in range(1 if group[0]["kind"] in plan.ONCE else size.rounds):
                 for job in group:
                     print(f"round {number + 1} of {size.rounds}: {_title(job)}", file=sys.stderr)
                     began = time.perf_counter()

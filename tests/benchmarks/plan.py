@@ -11,6 +11,9 @@ from .peers import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS
 PARTS = ("http", "tls", "engine", "lazy", "store", "panel", "mesh", "import")
 """What may be run alone. ``store`` has of ``engine`` and ``lazy`` what a store takes part in."""
 
+ONCE = ("lazy",)
+"""Kinds that run in the first round only: half a minute each, to see memory, which is the same every time."""
+
 KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
 SMALL_STORE = "store of 1 answer"
 WITH_PANEL, WITHOUT_PANEL = "with the panel", "without"
@@ -137,17 +140,17 @@ def _job(kind: str, contestant: str, **sizes: Any) -> Job:
 
 FULL = Plan(
     races=(
-        Race(10, 0.0, 5_000, 1_000),
+        Race(10, 0.0, 5_000, 500),
         Race(100, 0.0, 5_000, 1_000),
         Race(1_000, 0.0, 5_000, 2_000),
-        Race(100, 0.05, 5_000, 1_000),
+        Race(100, 0.05, 5_000, 500),
         Race(1_000, 0.2, 5_000, 2_000),
     ),
     tls_races=(  # as many for everybody: a handshake costs more than a request
-        Race(10, 0.0, 1_000),
-        Race(100, 0.0, 1_000),
+        Race(10, 0.0, 500),
+        Race(100, 0.0, 500),
         Race(1_000, 0.0, 2_000),
-        Race(100, 0.05, 1_000),
+        Race(100, 0.05, 500),
         Race(1_000, 0.2, 2_000),
     ),
     engine_at_once=100,
