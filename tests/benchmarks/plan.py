@@ -143,7 +143,7 @@ FULL = Plan(
         Race(10, 0.0, 5_000, 500),
         Race(100, 0.0, 5_000, 1_000),
         Race(1_000, 0.0, 5_000, 2_000),
-        Race(100, 0.05, 5_000, 500),
+        Race(100, 0.05, 5_000, 1_000),
         Race(1_000, 0.2, 5_000, 2_000),
     ),
     tls_races=(  # as many for everybody: a handshake costs more than a request

@@ -75,16 +75,16 @@ def _dots(axes: "Axes", race: Runs, names: list[str]) -> None:
         plain, secure = (mine.where(kind=kind).middle(_micro) for kind in ("http", "tls"))
         if secure is not None:
             axes.plot([secure], [at], "o", markersize=9, markerfacecolor="none", markeredgecolor=color, zorder=3)
-            _value(axes, secure, at, name, after=True)
+            _value(axes, secure, max(secure, plain or 0.0), at, name, after=True)
         if plain is not None:
             axes.plot([plain], [at], "o", markersize=6, color=color, zorder=4)
-            _value(axes, plain, at, name, after=False)
+            _value(axes, plain, min(plain, secure or plain), at, name, after=False)
 
 
-def _value(axes: "Axes", value: float, at: int, name: str, *, after: bool) -> None:
+def _value(axes: "Axes", value: float, beside: float, at: int, name: str, *, after: bool) -> None:
     axes.annotate(
         f"{value:,.0f}",
-        (value, at),
+        (beside, at),
         xytext=(8 if after else -8, 0),
         textcoords="offset points",
         ha="left" if after else "right",
