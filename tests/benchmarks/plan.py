@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .contestants import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS, STORED
+from .contestants import STORED
 from .messaging import FLOOD, FROM_OUTSIDE, NESTED, RING, TO_AND_FRO
+from .peers import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS
 
-PARTS = ("http", "engine", "lazy", "store", "panel", "mesh", "import")
+PARTS = ("http", "tls", "engine", "lazy", "store", "panel", "mesh", "import")
 """What may be run alone. ``store`` has of ``engine`` and ``lazy`` what a store takes part in."""
+
+ONCE = ("lazy",)
+"""Kinds that run in the first round only: half a minute each, to see memory, which is the same every time."""
 
 KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
 SMALL_STORE = "store of 1 answer"
@@ -30,11 +34,27 @@ class Race:
         Seconds until the server answers.
     n : int
         Prompts.
+    peers_n : int or None
+        Prompts of the peers, which take milliseconds for each; None: as many.
     """
 
     at_once: int
     delay: float
     n: int
+    peers_n: int | None = None
+
+    def jobs(self, kind: str) -> list[Job]:
+        """One for each contestant."""
+        return [
+            _job(
+                kind,
+                name,
+                at_once=self.at_once,
+                delay=self.delay,
+                n=(self.peers_n if name in PEERS else None) or self.n,
+            )
+            for name in OVER_HTTP
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,7 @@ class Plan:
     """One size of everything. Where a function answers at once, peers that take a hundred times as long get fewer."""
 
     races: tuple[Race, ...]
+    tls_races: tuple[Race, ...]
     engine_at_once: int
     engine_n: int
     engine_peers_n: int
@@ -65,9 +86,9 @@ class Plan:
 
     def _groups(self, part: str | None) -> Iterator[list[Job]]:
         if part in (None, "http"):
-            for race in self.races:
-                sizes = {"at_once": race.at_once, "delay": race.delay, "n": race.n}
-                yield [_job("http", name, **sizes) for name in OVER_HTTP]
+            yield from (race.jobs("http") for race in self.races)
+        if part in (None, "tls"):
+            yield from (race.jobs("tls") for race in self.tls_races)
         if part in (None, "engine", "store"):
             yield [
                 _job(
@@ -119,11 +140,18 @@ def _job(kind: str, contestant: str, **sizes: Any) -> Job:
 
 FULL = Plan(
     races=(
-        Race(10, 0.0, 5_000),
-        Race(100, 0.0, 5_000),
-        Race(1_000, 0.0, 5_000),
-        Race(100, 0.05, 5_000),
-        Race(1_000, 0.2, 5_000),
+        Race(10, 0.0, 5_000, 500),
+        Race(100, 0.0, 5_000, 1_000),
+        Race(1_000, 0.0, 5_000, 2_000),
+        Race(100, 0.05, 5_000, 1_000),
+        Race(1_000, 0.2, 5_000, 2_000),
+    ),
+    tls_races=(  # as many for everybody: a handshake costs more than a request
+        Race(10, 0.0, 500),
+        Race(100, 0.0, 500),
+        Race(1_000, 0.0, 2_000),
+        Race(100, 0.05, 500),
+        Race(1_000, 0.2, 2_000),
     ),
     engine_at_once=100,
     engine_n=100_000,
@@ -138,12 +166,13 @@ FULL = Plan(
     messages=100_000,
     trace=12_000,
     ring=1_000,
-    imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", "async_batch_llm"),
+    imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", *PEER_MODULES),
     rounds=3,
 )
 
 QUICK = Plan(
     races=(Race(8, 0.02, 64),),
+    tls_races=(Race(8, 0.02, 64),),
     engine_at_once=8,
     engine_n=500,
     engine_peers_n=500,
