@@ -6,6 +6,7 @@ from .columns import unstored
 from .contestants import BARE, OUR_BATCH, OUR_MAP, OURS
 from .figures import (
     Runs,
+    adapted,
     asking,
     busiest,
     core,
@@ -21,6 +22,7 @@ from .figures import (
     milli,
     over_ideal,
     percent,
+    refused,
     share,
     times,
     update_rate,
@@ -45,6 +47,7 @@ def _rows(runs: Runs) -> Iterable[list[str] | None]:
     yield from _store_bars(runs)
     yield from _panel_bars(runs.where(kind="panel"))
     yield from _mesh_bars(runs.where(kind="mesh"))
+    yield from _auto_bars(runs.where(kind="auto"))
     yield _bar("import, ms", runs.where(kind="import", contestant="ceylon_nb").middle(wall), 0.15, milli)
 
 
@@ -102,6 +105,14 @@ def _mesh_bars(runs: Runs) -> Iterable[list[str] | None]:
         mine = runs.where(contestant=name)
         yield _bar(f"CPU a message, µs, {name}", mine.middle(cpu_each), 30e-6, micro)
         yield _bar(f"memory of {mine.first('n'):,} messages, MB, {name}", mine.middle(memory), 2e6, mega)
+
+
+def _auto_bars(runs: Runs) -> Iterable[list[str] | None]:
+    for (name,) in runs.distinct("contestant"):
+        mine = runs.where(contestant=name)
+        missing = mine.middle(lambda run: 1 - adapted(run))
+        yield _bar(f'% of the best fixed number\'s answers that "auto" lacks, {name}', missing, 0.1, percent)
+        yield _bar(f'% of requests refused after 10 s, "auto", {name}', mine.middle(refused), 0.02, percent)
 
 
 def _bar(what: str, value: float | None, most: float, form: Callable[[float], str]) -> list[str] | None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import contestants, messaging, peers, storing, watching
+from . import adapting, contestants, messaging, peers, storing, watching
 from .contestants import STORE, Figures, finished, prompt
 from .meter import Meter
 
@@ -77,6 +77,7 @@ KINDS = {
     "http": over_http,
     "tls": over_http,
     "engine": at_once,
+    "auto": adapting.adapting,
     "lazy": lazily,
     "opening": storing.opening,
     "deciding": storing.deciding,

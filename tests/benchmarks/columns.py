@@ -6,6 +6,7 @@ from .contestants import BARE, EARLIER, UNSTORED
 from .figures import (
     Figure,
     Runs,
+    adapted,
     asking,
     core,
     cpu_each,
@@ -150,6 +151,17 @@ MESH: dict[str, Cell] = {
     "memory, MB": seen(memory, 1e-6, 1),
 }
 
+AUTO: dict[str, Cell] = {
+    "a server that works on": said("contestant"),
+    "best fixed number": said("at_once"),
+    "answers with it": seen("fixed"),
+    'with "auto"': seen("auto"),
+    "share": seen(adapted, 1, 2),
+    "refused after 10 s, %": seen("refused", 100, 1),
+    "at once in the end": seen("limit"),
+    "what it says": said("words"),
+}
+
 IMPORTS: dict[str, Cell] = {
     "import": lambda mine, _: f"`{mine.first('contestant')}`",
     "wall, s": seen(wall, 1, 3),
@@ -168,13 +180,14 @@ SECTIONS = {
     "disk": ("Quick and slow disks, 5 ms a request", DISK),
     "panel": ("The live panel, in a kernel", PANEL),
     "mesh": ("Messages between agents", MESH),
+    "auto": ('max_at_once="auto", against the best fixed number', AUTO),
     "import": ("Imports", IMPORTS),
 }
 """By kind of job."""
 
 NOTES = {
     "http": (
-        "Peers that take milliseconds a request get fewer prompts. CPU is a request's; of 5,000 instead of 1,000 prompts "
+        "Peers that take milliseconds a request get fewer prompts. CPU is a request's; of 5,000 prompts instead of 1,000 "
         "they need 2 to 6 % more a request (100 at once). At 1,000 at once they have two requests a connection where "
         "others have five, and more of opening it in each; and so have their walls over the ideal.",
     ),

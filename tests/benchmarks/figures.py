@@ -120,6 +120,16 @@ def update_rate(run: Run) -> float:
     return float(run["updates"] / run["wall"])
 
 
+def adapted(run: Run) -> float:
+    """Answers with "auto", over those with the best fixed number."""
+    return float(run["auto"] / run["fixed"])
+
+
+def refused(run: Run) -> float:
+    """Share of the requests that were refused, once it should have been found out how many are not."""
+    return float(run["refused"])
+
+
 def memory(run: Run) -> float:
     """Bytes at the peak, above the start."""
     return float(run["memory"])

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .adapting import SCENES
 from .contestants import STORED
 from .messaging import FLOOD, FROM_OUTSIDE, NESTED, RING, TO_AND_FRO
 from .peers import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS
 
-PARTS = ("http", "tls", "engine", "lazy", "store", "panel", "mesh", "import")
+PARTS = ("http", "tls", "engine", "lazy", "store", "panel", "mesh", "auto", "import")
 """What may be run alone. ``store`` has of ``engine`` and ``lazy`` what a store takes part in."""
 
-ONCE = ("lazy",)
-"""Kinds that run in the first round only: half a minute each, to see memory, which is the same every time."""
+ONCE = ("lazy", "auto")
+"""Kinds that run in the first round only: half a minute each, and much the same every time."""
 
 KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
 SMALL_STORE = "store of 1 answer"
@@ -76,6 +77,7 @@ class Plan:
     messages: int
     trace: int
     ring: int
+    auto_seconds: float
     imports: tuple[str, ...]
     rounds: int
 
@@ -118,6 +120,8 @@ class Plan:
                 _job("mesh", name, at_once=1, n=self.messages, agents=agents, warm_up=self.trace)
                 for name, agents in ((TO_AND_FRO, 2), (FLOOD, 2), (FROM_OUTSIDE, 2), (NESTED, 2), (RING, self.ring))
             ]
+        if part in (None, "auto"):
+            yield [_job("auto", name, at_once=scene.fixed, seconds=self.auto_seconds) for name, scene in SCENES.items()]
         if part in (None, "import"):
             yield [_job("import", module) for module in self.imports]
 
@@ -166,6 +170,7 @@ FULL = Plan(
     messages=100_000,
     trace=12_000,
     ring=1_000,
+    auto_seconds=25.0,
     imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", *PEER_MODULES),
     rounds=3,
 )
@@ -186,6 +191,7 @@ QUICK = Plan(
     messages=1_000,
     trace=100,
     ring=20,
+    auto_seconds=1.0,
     imports=("ceylon_nb", "asyncio"),
     rounds=1,
 )
