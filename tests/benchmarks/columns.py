@@ -187,7 +187,7 @@ SECTIONS = {
 
 NOTES = {
     "http": (
-        "Peers that take milliseconds a request get fewer prompts. CPU is a request's; of 5,000 prompts instead of 1,000 "
+        "Peers that take milliseconds a request get fewer prompts. CPU is a request's; of 5,000 prompts and not 1,000 "
         "they need 2 to 6 % more a request (100 at once). At 1,000 at once they have two requests a connection where "
         "others have five, and more of opening it in each; and so have their walls over the ideal.",
     ),
