@@ -32,7 +32,9 @@ def ran_well(done: subprocess.CompletedProcess[str], results: Path) -> Runs:
     runs = json.loads(results.read_text())["runs"]
     for run in runs:
         assert run["contestant"] in done.stdout
-        if run["kind"] != "import":
+        if run["kind"] == "auto":
+            assert run["auto"] > 0, run
+        elif run["kind"] != "import":
             assert run["answered"] == run["n"], run
     return Runs(runs)
 
