@@ -145,9 +145,7 @@ class Client:
         stream.chunks = await stream.enter_async_context(contextlib.aclosing(self._timed(response, timeout, limit)))
         return stream
 
-    async def _timed(
-        self, response: Incoming, timeout: float | None, limit: TimeLimit
-    ) -> AsyncGenerator[bytes, None]:
+    async def _timed(self, response: Incoming, timeout: float | None, limit: TimeLimit) -> AsyncGenerator[bytes, None]:
         """The body, all of it within the limit, and no two chunks further apart than SILENCE."""
         url = self._address.url
         silence: float | None = None  # a server may send its headers at once, and then let the request queue
