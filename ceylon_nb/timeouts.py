@@ -52,9 +52,11 @@ class _PatientTimeout(contextlib.AbstractAsyncContextManager[None]):
         self._timer.leave(self)
         del self._timer  # it holds this, which would hold it: a circle
         task, self._task = self._task, None
-        if self._expired and task is not None and task.uncancel() <= self._cancelling:
-            if kind is not None and issubclass(kind, asyncio.CancelledError):
-                raise TimeoutError(f"Not done within {self._seconds:g} s.") from error
+        if not self._expired or task is None:
+            return
+        only = task.uncancel() <= self._cancelling  # nobody else cancels it
+        if only and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise TimeoutError(f"Not done within {self._seconds:g} s.") from error
 
     def near(self, due: float) -> None:
         """Have a timer of its own from now on: the end is near."""
@@ -178,8 +180,8 @@ class PatientTimer:
     """Calls `function` on the running loop so many seconds from now; if that comes late, later by as much again.
 
     When a timer fires late, a cell kept the loop busy, and answers may lie ready in their sockets. If it is late for a
-    second time, they are given a moment more, and that is all. `moved` is told by how many seconds the moment moves. `due`
-    is the moment itself, by the loop's time, where it was settled before.
+    second time, they are given a moment more, and that is all. `moved` is told by how many seconds the moment moves.
+    `due` is the moment itself, by the loop's time, where it was settled before.
 
     A class, not a closure: a function that hands itself to the loop is garbage in a circle, twice for every request.
     """
