@@ -28,6 +28,7 @@ from .adaptive import START, Estimate, Share
 from .answers import CANCELLED, FAILED, OK
 from .errors import ungrouped
 from .frames import Source
+from .garbage import put_off
 from .keeping import Keeper
 from .loop import call_in, hold_awake, running
 from .news import News
@@ -90,7 +91,8 @@ class Course:
         self._to_move_to: tuple[Ledger | None] | None = None
         self._goes_on_then = False
         self._news = news
-        self._let_go: Callable[[], None] | None = None
+        self._let_go: Callable[[], object] | None = None
+        self._collect_as_usual: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
     # -- from any thread ----------------------------------------------------------------------------------------
@@ -136,6 +138,7 @@ class Course:
                 return
             self.loop = running() or loops.background()
             self._let_go = None
+            self._collect_as_usual()
             self.stopwatch.stop()
             self.workers.forget_loop()
             self._news.forget_loop()
@@ -212,6 +215,7 @@ class Course:
             self.stopwatch.start(self._cancel)
         if self._let_go is None:
             self._let_go = hold_awake(self.loop)
+            self._collect_as_usual = put_off(self)
         self._keep_to_share()
         self.workers.only_again = only_again
         self._waits_for_store = True
@@ -296,6 +300,7 @@ class Course:
         if self._let_go is not None:
             self._let_go()
             self._let_go = None
+            self._collect_as_usual()
         if self._keeper.error is None and self.state != "paused":
             self._keeper.close()
         if self.error is not None or self.state != "paused":

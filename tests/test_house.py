@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = "Each floor knows only the floors below it"
 DOOR = "Nobody inside goes out by the front door"
-HTTP = "Only http touches the HTTP libraries, and the test server aiohttp's server side"
+HTTP = "Only http and what is below it touch the HTTP libraries, and the test server aiohttp's server side"
 PANDAS = "Only frames and tables touch pandas"
 NOTEBOOK = "Only views and kernel touch IPython and the widgets"
 TQDM = "Only views touch tqdm"

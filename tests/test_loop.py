@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from ceylon_nb import loop as loops
+from ceylon_nb import timeouts
 from ceylon_nb.errors import WrongLoop
 from ceylon_nb.kernel import in_kernel
 from ceylon_nb.loop import awake, background, call_in, hold_awake, run_sync, stop_background
@@ -539,7 +540,58 @@ def test_timeouts_within_timeouts():
     virtually(main)
 
 
-@pytest.mark.parametrize("seconds", [0.5, 5], ids=["too late", "in time"])
+# ---- long ones, which stand in line ----
+
+
+def test_those_in_line_end_on_time_each():
+    async def main(loop: VirtualLoop) -> list[tuple[float, float]]:
+        async def work(began: float, seconds: float, lasts: float) -> tuple[float, float]:
+            await asyncio.sleep(began)
+            with contextlib.suppress(TimeoutError):
+                async with patient_timeout(seconds):
+                    await asyncio.sleep(lasts)
+            return began, loop.time()
+
+        works = [(began, 60.0, 1000.0 if began % 2 else 30.0) for began in range(100)]
+        return await asyncio.gather(*(work(*each) for each in works), work(10, 90, 1000), work(200, 60, 1000))
+
+    ended = virtually(main)
+    assert ended[-2:] == [(10, 100), (200, 260)]
+    assert [round(end - began) for began, end in ended[:-2]] == [30, 60] * 50
+
+
+def test_a_line_has_one_timer_and_goes_when_it_is_empty():
+    async def main(loop: VirtualLoop) -> None:
+        async def work() -> None:
+            async with patient_timeout(600):
+                await asyncio.Event().wait()
+
+        tasks = [asyncio.create_task(work()) for _ in range(1000)]
+        await asyncio.sleep(1)
+        assert len(loop.timers()) == 1
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await asyncio.sleep(700)
+        assert loop.timers() == []
+        assert not timeouts._lines[loop]
+
+    virtually(main)
+
+
+@pytest.mark.parametrize(("begins", "lasts", "ends"), [(57, 30, 87 + 27), (59.5, 30, 89.5 + 29.5), (1, 58.9, 60)])
+def test_a_stall_moves_the_end_of_one_in_line(begins, lasts, ends):
+    async def main(loop: VirtualLoop) -> float:
+        loop.call_at(begins, loop.stall, lasts)
+        with pytest.raises(TimeoutError, match=r"Not done within 60 s\."):
+            async with patient_timeout(60):
+                await asyncio.Event().wait()
+        return loop.time()
+
+    assert virtually(main) == pytest.approx(ends)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 5, 60], ids=["too late", "in time", "in line"])
 def test_a_timeout_leaves_nothing_to_the_garbage_collector(seconds):
     """Each request has one, and a thousand at once keep the collector busy as it is."""
 

@@ -1,7 +1,7 @@
 """Writer: one thread a file that commits what all batches of this process have, many rows at a time.
 
 * Whoever has an answer hands it over and goes on; the loop waits for no disk.
-* Rows come together for GATHER seconds, or while the last commit lasts, and share one transaction.
+* Rows come together for GATHER seconds, till they are ENOUGH, or while the last commit lasts, and share a transaction.
 * All rows of a transaction are one parameter of one statement: SQLite's Python module takes the interpreter's lock
   anew after every statement, and beside a loop that is busy each time costs up to 5 ms.
 * When the disk fails, nothing is dropped: the batches are told, and `retry` goes on with what there was.
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 GATHER = 0.02
 """Seconds that rows wait for others to be committed with."""
+
+ENOUGH = 1000
+"""Rows that wait for no others: a commit costs each of them next to nothing."""
 
 LARGEST = 8_000_000
 """Characters, roughly, in one statement."""
@@ -76,7 +79,7 @@ class Writer:
         """Have an entry written; or a ledger's own row, anew each time."""
         with self._changed:
             self._queue.append(what)
-            if len(self._queue) == 1:
+            if len(self._queue) in (1, ENOUGH):
                 self._changed.notify()
             error = self._error
         if error is not None:
@@ -149,7 +152,9 @@ class Writer:
             if not self._queue or self._error:
                 return False
             until = time.monotonic() + GATHER
-            while not (self._hurry or self._over) and (left := until - time.monotonic()) > 0:
+            while (
+                not (self._hurry or self._over) and len(self._queue) < ENOUGH and (left := until - time.monotonic()) > 0
+            ):
                 self._changed.wait(left)
             self._hurry = False
             return True
