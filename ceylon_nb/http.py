@@ -133,9 +133,10 @@ class Client:
         limit = TimeLimit(timeout)
         with self._translating(timeout):
             async with Stream() as opening:
-                opening.enter_context(limit)
+                limit.start()
+                opening.callback(limit.stop)
                 transport = opening.enter_context(self._given or await _pool(self._url))
-                async with limit.waiting():
+                with limit:
                     response = await self._send(transport, body)
                     opening.push_async_callback(response.aclose)
                     head = Response(response.status_code, response.headers)
@@ -143,30 +144,36 @@ class Client:
                         head = Response(head.status, head.headers, await self._read(response))
                 stream = opening.pop_all()
         stream.head = head
-        stream.chunks = await stream.enter_async_context(contextlib.aclosing(self._timed(response, timeout, limit)))
+        stream.chunks = await stream.enter_async_context(contextlib.aclosing(self._timed(response, limit, timeout)))
         return stream
 
-    async def _timed(
-        self, response: httpx.Response, timeout: float | None, limit: TimeLimit
-    ) -> AsyncGenerator[bytes, None]:
-        """The body, all of it within the limit, and no two chunks further apart than SILENCE."""
+    async def _timed(self, response: httpx.Response, limit: TimeLimit, timeout: float | None) -> AsyncGenerator[bytes]:
+        """The body, all of it within the limit, and no two chunks further apart than SILENCE.
+
+        A token comes in a chunk of its own: what is done here is done for every token.
+        """
         url = self._address.url
-        silence: float | None = None  # a server may send its headers at once, and then let the request queue
+        unpack = _Unpacker(response, url)
+        body: Any = response.stream
+        stream: AsyncIterator[bytes] = aiter(body)
         with self._translating(timeout):
-            async with contextlib.aclosing(_chunks(response, url)) as chunks:
+            try:
                 while True:
                     try:
-                        async with limit.waiting(), patient_timeout(silence):
-                            chunk = await anext(chunks, None)
-                    except TimeoutError as error:
-                        if limit.over:
-                            raise
-                        said = f"{url} fell silent for {silence:g} s in the middle of its answer. Ask again."
-                        raise errors.RequestTimeout(said, url=url) from error
-                    if chunk is None:
+                        with limit:
+                            data = await anext(stream)
+                    except StopAsyncIteration:
                         return
-                    yield chunk
-                    silence = SILENCE
+                    except TimeoutError as error:
+                        if limit.over or not limit.silent:
+                            raise
+                        said = f"{url} fell silent for {limit.silence:g} s in the middle of its answer. Ask again."
+                        raise errors.RequestTimeout(said, url=url) from error
+                    limit.silence = SILENCE  # not before: a server may send its headers, and then let the request queue
+                    yield unpack(data)
+            finally:
+                if isinstance(stream, AsyncGenerator):
+                    await stream.aclose()
 
     async def _send(self, transport: Transport, body: bytes) -> httpx.Response:
         url = self._url
@@ -226,25 +233,46 @@ def _same_origin_target(url: httpx.URL, response: httpx.Response) -> httpx.URL |
 
 
 async def _chunks(response: httpx.Response, url: str) -> AsyncGenerator[bytes, None]:
-    """Decoded bytes as they come, LARGEST_REPLY of them at the most; no single step decodes to more than that."""
-    encoding = response.headers.get("content-encoding", "identity").lower()
-    if encoding not in ("identity", "gzip", "deflate"):
-        raise errors.BadReply(f"{url} answers in {encoding!r}, which nobody asked for. Check base_url.", url=url)
-    unpacker = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
-    size = 0
+    """Decoded bytes as they come, LARGEST_REPLY of them at the most."""
+    unpack = _Unpacker(response, url)
     body: Any = response.stream
     stream: AsyncIterator[bytes] = aiter(body)
     try:
         async for data in stream:
-            chunk = unpacker.decompress(data, LARGEST_REPLY + 1) if unpacker else data
-            size += len(chunk)
-            if size > LARGEST_REPLY:
-                said = f"The reply of {url} is larger than {LARGEST_REPLY // 2**20} MiB. Check base_url."
-                raise errors.ReplyTooLarge(said, url=url)
-            yield chunk
+            yield unpack(data)
     finally:
         if isinstance(stream, AsyncGenerator):
             await stream.aclose()
+
+
+class _Unpacker:
+    """Decodes an answer, LARGEST_REPLY bytes of it at the most; no single step decodes to more than that.
+
+    Raises
+    ------
+    BadReply
+        It comes in an encoding that nobody asked for.
+    ReplyTooLarge
+        By a call: there is more of it.
+    """
+
+    __slots__ = ("_inflate", "_size", "_url")
+
+    def __init__(self, response: httpx.Response, url: str) -> None:
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        if encoding not in ("identity", "gzip", "deflate"):
+            raise errors.BadReply(f"{url} answers in {encoding!r}, which nobody asked for. Check base_url.", url=url)
+        self._inflate = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
+        self._size = 0
+        self._url = url
+
+    def __call__(self, data: bytes) -> bytes:
+        chunk = self._inflate(data, LARGEST_REPLY + 1) if self._inflate else data
+        self._size += len(chunk)
+        if self._size > LARGEST_REPLY:
+            said = f"The reply of {self._url} is larger than {LARGEST_REPLY // 2**20} MiB. Check base_url."
+            raise errors.ReplyTooLarge(said, url=self._url)
+        return chunk
 
 
 # -- sessions, one pool a loop ---------------------------------------------------------------------------------------

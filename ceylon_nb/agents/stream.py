@@ -20,7 +20,7 @@ from .. import loop as loops
 from ..interrupts import explained
 from ..loop import awake, call_in, clock, run_errand, run_sync
 from ..messages import Reply
-from ..providers.base import Delta, gather_stream
+from ..providers.deltas import Delta, Gathering
 from ..retry import attempts_made
 
 log = logging.getLogger("ceylon_nb")
@@ -265,20 +265,21 @@ async def _pieces(
     Not a method: a stream and a generator that hold each other are closed only when the garbage collector comes by.
     """
     began = clock()
-    seen: list[Delta] = []
+    gathering: Gathering | None = None
     attempts = 1
     try:
         try:
             with explained(interrupted, left=left), awake():
                 async for delta in deltas:
-                    attempts = attempts if seen else attempts_made.get()
-                    seen.append(delta)
+                    if gathering is None:
+                        gathering, attempts = Gathering(), attempts_made.get()
+                    gathering.add(delta)
                     if delta.text:
                         told.say(delta.text)
                         yield delta.text
         finally:
             await deltas.aclose()
-        reply = gather_stream(seen)
+        reply = (gathering or Gathering()).reply()
     except BaseException as error:
         told.end(error=error)
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from ..loop import load
 from ..messages import Message, Prompt, Reply, Tool, ToolCall, Usage, decode_json
 from ..urls import Address, mask
 from .calls import count_calls, parse_call
+from .deltas import Delta, no_text
 
 if TYPE_CHECKING:
     from ..http import Client, Handler, Response, Transport
@@ -44,27 +45,6 @@ class Request:
     timeout: float | None = None
     prompt: Prompt = field(default="", repr=False, compare=False)
     tools: tuple[Tool, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of a streamed answer: text, or what is known at its end.
-
-    Attributes
-    ----------
-    tool_calls : tuple of ToolCall
-        Whole ones; the fragments that some servers send are put together before.
-    reply : Reply or None
-        The whole answer, from whoever has put it together: of several rounds the last one's text.
-    """
-
-    text: str = ""
-    model: str | None = None
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    raw: bytes = b""
-    tool_calls: tuple[ToolCall, ...] = ()
-    reply: Reply | None = None
 
 
 class Provider(Protocol):
@@ -131,35 +111,6 @@ class Connection:
                 transport = http.embedded(self._handler)
             self._client = http.Client(self._address, transport=transport, help_connecting=self._help_connecting)
         return self._client
-
-
-def gather_stream(deltas: Iterable[Delta]) -> Reply:
-    """Fold a stream's pieces into the Reply that they were.
-
-    Raises
-    ------
-    EmptyReply
-        There is no text in them, and no action is asked for.
-    """
-    text, model, finish_reason, usage, raw = [], None, None, None, b""
-    calls: list[ToolCall] = []
-    for delta in deltas:
-        if delta.reply is not None:
-            return delta.reply
-        text.append(delta.text)
-        calls += delta.tool_calls
-        model, usage = delta.model or model, delta.usage or usage
-        finish_reason, raw = delta.finish_reason or finish_reason, delta.raw or raw
-    if not any(text) and not calls:
-        raise errors.EmptyReply("{}. {}".format(*no_text(finish_reason)))
-    said = "".join(text)
-    return Reply(said, model=model, finish_reason=finish_reason, usage=usage, raw=raw, tool_calls=tuple(calls))
-
-
-def no_text(finish_reason: str | None) -> tuple[str, str]:
-    """What is said of an answer without text, and what to do."""
-    said = f"The model answered without any text (finish_reason: {finish_reason or 'not given'})"
-    return said, "Raise max_tokens." if finish_reason == "length" else "Ask otherwise."
 
 
 # -- what a server says ----------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import TypeAlias
 from .. import errors
 from ..messages import Message, Reply, sendable
 from ..timeouts import patient_timeout
-from .base import Delta, Request
+from .base import Request
+from .deltas import Delta
 
 AskFunction: TypeAlias = Callable[[list[Message]], Awaitable[str]]
 
