@@ -65,7 +65,8 @@ class Told:
     def say(self, text: str) -> None:
         """Add a piece."""
         self.texts.append(text)
-        self._tell()
+        if self._waiters or self._views:
+            self._tell()
 
     def end(self, reply: Reply | None = None, error: BaseException | None = None) -> None:
         """Let it have ended, once; without either it was closed."""
@@ -144,12 +145,16 @@ class Stream(AsyncIterator[str]):
         return self
 
     async def __anext__(self) -> str:
-        while self._read == len(self._told.texts):
-            await self._reach(self._read)
-            if self._told.ended and self._read == len(self._told.texts):
+        told = self._told
+        while self._read == len(told.texts):
+            if self._pulling or told.ended:
+                await self._reach(self._read)
+            else:  # the usual case, without what comes of others who read as well
+                await self._pull()
+            if told.ended and self._read == len(told.texts):
                 raise StopAsyncIteration
         self._read += 1
-        return self._told.texts[self._read - 1]
+        return told.texts[self._read - 1]
 
     def __await__(self) -> Generator[Any, None, Reply]:
         return self._whole().__await__()

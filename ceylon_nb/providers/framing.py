@@ -23,10 +23,19 @@ class Lines:
         self._parts = [lines.pop()]
         return [line.removesuffix(b"\r") for line in lines]
 
+    @property
+    def clean(self) -> bool:
+        """Whether the next chunk begins a line."""
+        return not any(self._parts)
+
     def rest(self) -> list[bytes]:
         """The last line, if it has no end."""
         line = b"".join(self._parts)
         return [line] if line else []
+
+
+def _is_one_event(chunk: bytes) -> bool:
+    return chunk.startswith(b"data:") and chunk.endswith(b"\n\n") and b"\r" not in chunk
 
 
 class Events:
@@ -39,6 +48,8 @@ class Events:
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of each event that ends in this chunk; what else there is in it is passed over."""
         events, data = [], self._data
+        if not data and self._lines.clean and chunk.count(b"\n") == 2 and _is_one_event(chunk):
+            return [chunk[5:-2].removeprefix(b" ")]  # as most servers send a token
         for line in self._lines.feed(chunk):
             if line.startswith(b"data:"):
                 data.append(line.removeprefix(b"data:").removeprefix(b" "))
