@@ -1,8 +1,8 @@
 """The only sockets. httpx is the interface, aiohttp the engine.
 
 * A `Client` is one address to post to, through the default transport or any `httpx.AsyncBaseTransport` of the user's.
-* The default transport is httpx-aiohttp's, called directly: `httpx.AsyncClient` adds 100 µs a request, and httpx's own
-  pool freezes the loop at 100 connections and more.
+* By default aiohttp is asked directly (`wire`): `httpx.AsyncClient` adds 100 µs a request, a transport between the two
+  40, and httpx's own pool freezes the loop at 100 connections and more.
 * Sessions belong to one loop. They are kept per loop and end with it: an async generator parked on the loop closes its
   session when the loop shuts its generators down, and nobody has to remember to.
 * Every foreign exception is translated in one place, `foreign.translate`.
@@ -16,20 +16,19 @@ import contextlib
 import functools
 import os
 import ssl
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from . import errors
 from .foreign import translate
 from .timeouts import TimeLimit, patient_timeout
 from .urls import Address, proxy_for
+from .wire import Answer, Incoming, Target, Unpacker, send_by_session, send_by_transport
 
 Transport: TypeAlias = httpx.AsyncBaseTransport
 
@@ -38,9 +37,6 @@ CONNECT_TIMEOUT = 10.0
 
 SILENCE = 120.0
 """Seconds without a byte after which a stream that has begun counts as dead."""
-
-LARGEST_REPLY = 64 * 2**20
-"""Bytes, decoded. No model's reply comes near it."""
 
 MAX_REDIRECTS = 3
 
@@ -96,12 +92,12 @@ class Client:
 
     def __init__(self, address: Address, *, transport: Transport | None = None, help_connecting: str = "") -> None:
         try:
-            self._url = httpx.URL(address.url)
+            self._target = Target(address.url, {**_HEADERS, **address.headers})
         except httpx.InvalidURL as error:
             raise errors.ConfigurationError(f"Not an address that can be asked: {address.url} ({error}).") from error
-        self._headers = httpx.Headers({**_HEADERS, **address.headers})
         self._address = address
-        self._given = contextlib.nullcontext(transport) if transport is not None else None
+        self._scheme, self._host = self._target.url.scheme, self._target.url.host
+        self._given = _Given(transport) if transport is not None else None
         self._help_connecting = help_connecting
 
     async def post(self, body: bytes, *, timeout: float | None) -> Response:
@@ -117,9 +113,11 @@ class Client:
         RequestError
             There is no whole answer. An error status is an answer.
         """
-        with self._translating(timeout), self._given or await _pool(self._url) as transport:
+        with self._translating(timeout), self._given or await _pool(self._scheme, self._host) as way:
             async with patient_timeout(timeout):
-                response = await self._send(transport, body)
+                response = await way.send(self._target, body)
+                if response.status_code in _REDIRECTS:
+                    response = await self._follow(way, response, body)
                 return Response(response.status_code, response.headers, await self._read(response))
 
     async def stream(self, body: bytes, *, timeout: float | None) -> Stream:
@@ -135,9 +133,10 @@ class Client:
             async with Stream() as opening:
                 limit.start()
                 opening.callback(limit.stop)
-                transport = opening.enter_context(self._given or await _pool(self._url))
+                way: _Given | _Pool = self._given or await _pool(self._scheme, self._host)
+                opening.enter_context(way)
                 with limit:
-                    response = await self._send(transport, body)
+                    response = await self._follow(way, await way.send(self._target, body), body)
                     opening.push_async_callback(response.aclose)
                     head = Response(response.status_code, response.headers)
                     if not head.ok:
@@ -147,15 +146,14 @@ class Client:
         stream.chunks = await stream.enter_async_context(contextlib.aclosing(self._timed(response, limit, timeout)))
         return stream
 
-    async def _timed(self, response: httpx.Response, limit: TimeLimit, timeout: float | None) -> AsyncGenerator[bytes]:
+    async def _timed(self, response: Incoming, limit: TimeLimit, timeout: float | None) -> AsyncGenerator[bytes]:
         """The body, all of it within the limit, and no two chunks further apart than SILENCE.
 
         A token comes in a chunk of its own: what is done here is done for every token.
         """
         url = self._address.url
-        unpack = _Unpacker(response, url)
-        body: Any = response.stream
-        stream: AsyncIterator[bytes] = aiter(body)
+        unpack = Unpacker(response.headers, url)
+        stream: AsyncIterator[bytes] = aiter(response.stream)
         with self._translating(timeout):
             try:
                 while True:
@@ -175,20 +173,21 @@ class Client:
                 if isinstance(stream, AsyncGenerator):
                     await stream.aclose()
 
-    async def _send(self, transport: Transport, body: bytes) -> httpx.Response:
-        url = self._url
-        for redirects_left in reversed(range(MAX_REDIRECTS + 1)):
-            extensions = _CONNECTING if self._given else {}
-            request = httpx.Request("POST", url, headers=self._headers, content=body, extensions=extensions)
-            response = await transport.handle_async_request(request)
-            target = _same_origin_target(url, response)
-            if target is None or not redirects_left:
+    async def _follow(self, way: _Way, response: Incoming, body: bytes) -> Incoming:
+        """The answer that redirects lead to, or the one that leads no further."""
+        url = self._target.url
+        for _ in range(MAX_REDIRECTS):
+            found = _same_origin_target(url, response)
+            if found is None:
                 break
             await response.aclose()
-            url = target
+            url = found
+            response = await way.send(Target(url, self._target.headers), body)
         return response
 
-    async def _read(self, response: httpx.Response) -> bytes:
+    async def _read(self, response: Incoming) -> bytes:
+        if isinstance(response, Answer):
+            return await response.read(self._address.url)
         async with contextlib.aclosing(response):
             return b"".join([chunk async for chunk in _chunks(response, self._address.url)])
 
@@ -216,12 +215,13 @@ class _Translating:
 
 
 _HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
-_CONNECTING = {"timeout": {"connect": CONNECT_TIMEOUT, "read": None, "write": None, "pool": None}}
+_REDIRECTS = (307, 308)
+"""Those that keep method and body."""
 
 
-def _same_origin_target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
+def _same_origin_target(url: httpx.URL, response: Incoming) -> httpx.URL | None:
     """Where a redirect that keeps method and body leads, if it stays on the same scheme, host and port."""
-    location = response.headers.get("location") if response.status_code in (307, 308) else None
+    location = response.headers.get("location") if response.status_code in _REDIRECTS else None
     if not location:
         return None
     target = url.join(location)
@@ -232,11 +232,10 @@ def _same_origin_target(url: httpx.URL, response: httpx.Response) -> httpx.URL |
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-async def _chunks(response: httpx.Response, url: str) -> AsyncGenerator[bytes, None]:
-    """Decoded bytes as they come, LARGEST_REPLY of them at the most."""
-    unpack = _Unpacker(response, url)
-    body: Any = response.stream
-    stream: AsyncIterator[bytes] = aiter(body)
+async def _chunks(response: Incoming, url: str) -> AsyncGenerator[bytes, None]:
+    """Decoded bytes as they come."""
+    unpack = Unpacker(response.headers, url)
+    stream: AsyncIterator[bytes] = aiter(response.stream)
     try:
         async for data in stream:
             yield unpack(data)
@@ -245,66 +244,56 @@ async def _chunks(response: httpx.Response, url: str) -> AsyncGenerator[bytes, N
             await stream.aclose()
 
 
-class _Unpacker:
-    """Decodes an answer, LARGEST_REPLY bytes of it at the most; no single step decodes to more than that.
-
-    Raises
-    ------
-    BadReply
-        It comes in an encoding that nobody asked for.
-    ReplyTooLarge
-        By a call: there is more of it.
-    """
-
-    __slots__ = ("_inflate", "_size", "_url")
-
-    def __init__(self, response: httpx.Response, url: str) -> None:
-        encoding = response.headers.get("content-encoding", "identity").lower()
-        if encoding not in ("identity", "gzip", "deflate"):
-            raise errors.BadReply(f"{url} answers in {encoding!r}, which nobody asked for. Check base_url.", url=url)
-        self._inflate = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
-        self._size = 0
-        self._url = url
-
-    def __call__(self, data: bytes) -> bytes:
-        chunk = self._inflate(data, LARGEST_REPLY + 1) if self._inflate else data
-        self._size += len(chunk)
-        if self._size > LARGEST_REPLY:
-            said = f"The reply of {self._url} is larger than {LARGEST_REPLY // 2**20} MiB. Check base_url."
-            raise errors.ReplyTooLarge(said, url=self._url)
-        return chunk
-
-
 # -- sessions, one pool a loop ---------------------------------------------------------------------------------------
+
+
+class _Way(Protocol):
+    """What requests go by."""
+
+    def send(self, to: Target, body: bytes) -> Awaitable[Incoming]: ...
+
+
+class _Given(contextlib.nullcontext["_Given"]):
+    """A transport of the user's, which he closes."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(self)
+        self._transport = transport
+
+    def send(self, to: Target, body: bytes) -> Awaitable[Incoming]:
+        return send_by_transport(self._transport, to, body, CONNECT_TIMEOUT)
 
 
 @dataclass(slots=True)
 class _Pool:
     """One loop's connections, with one set of certificates, through one proxy or none."""
 
-    transport: Transport
+    session: aiohttp.ClientSession
     keeper: AsyncGenerator[None, None]
     in_use: int = 0
 
-    def __enter__(self) -> Transport:
+    def __enter__(self) -> _Pool:
         self.in_use += 1
-        return self.transport
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.in_use -= 1
+
+    def send(self, to: Target, body: bytes) -> Awaitable[Incoming]:
+        return send_by_session(self.session, to, body)
 
 
 _Key: TypeAlias = tuple[asyncio.AbstractEventLoop, tuple[str | None, ...], str | None]
 _pools: dict[_Key, _Pool] = {}
 
 
-async def _pool(url: httpx.URL) -> _Pool:
+async def _pool(scheme: str, host: str) -> _Pool:
     """The running loop's connections for such an address; made when first asked for, without waiting.
 
     What the environment says of proxies and certificates is asked each time: a cell may have set it since.
     """
-    authorities = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")) if url.scheme == "https" else ()
-    key = (asyncio.get_running_loop(), authorities, proxy_for(url.scheme, url.host))
+    authorities = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")) if scheme == "https" else ()
+    key = (asyncio.get_running_loop(), authorities, proxy_for(scheme, host))
     pool = _pools.get(key)
     if pool is None:
         _forget_closed_loops()
@@ -314,8 +303,7 @@ async def _pool(url: httpx.URL) -> _Pool:
             timeout=aiohttp.ClientTimeout(total=None),
             proxy=key[2],
         )
-        transport = AiohttpTransport(verify=False, client=session)  # TLS is the connector's, and verified
-        pool = _pools[key] = _Pool(transport, _keep(key, session))
+        pool = _pools[key] = _Pool(session, _keep(key, session))
         await anext(pool.keeper)
     return pool
 

@@ -34,7 +34,7 @@ from httpx_aiohttp import AiohttpTransport
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from ceylon_nb import LlmAgent, errors, http, loop
+from ceylon_nb import LlmAgent, errors, http, loop, wire
 from ceylon_nb.foreign import translate
 from ceylon_nb.http import Client, Transport
 from ceylon_nb.testing import Fault, ModelServer, faults
@@ -407,7 +407,7 @@ def test_redirects_in_a_circle_end(server: ModelServer) -> None:
 
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(http, "LARGEST_REPLY", 2**20)
+    monkeypatch.setattr(wire, "LARGEST_REPLY", 2**20)
     return 2**20
 
 

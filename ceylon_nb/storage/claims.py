@@ -43,6 +43,10 @@ PATIENCE = 2.0
 NOTICE = 0.1
 """Seconds within which a process sees that it is not alone any more, unless it computes."""
 
+GLANCE = NOTICE / 5
+"""Seconds between two looks of whoever goes on claiming: a look at each claim is a read of the file each, and gives the
+interpreter's lock away to whoever waits for it."""
+
 PRESENT = 2**62
 ARRIVING = 2**62 + 1
 """Bytes beyond all questions' own, locked by those who are there (shared) and by the one who arrives (for a moment)."""
@@ -80,7 +84,7 @@ class Desk:
         self._lock = threading.Lock()
         self._file: int | None = None
         self._accompanied = False
-        self._waits_until = 0.0
+        self._waits_until = self._looks_at = 0.0
         if sys.platform != "win32" and not place.is_network(place.filesystem(path)):
             self._open(path)
 
@@ -123,6 +127,7 @@ class Desk:
             self._watch()
 
     def _watch(self) -> None:
+        self._looks_at = clock() + GLANCE
         if self._file is None or self._accompanied or _number(self._file) == self._came:
             return
         self._accompanied = True
@@ -132,7 +137,8 @@ class Desk:
     def take(self, offset: int, claims: Claims) -> bool:
         """Claim an offset; False if somebody else has, or may have for all that is known yet."""
         with self._lock:
-            self._watch()
+            if clock() >= self._looks_at:
+                self._watch()
             if offset in self._held:
                 return self._held[offset] is claims
             if self._accompanied and (clock() < self._waits_until or not _locked(self._file, offset)):
