@@ -100,6 +100,17 @@ class Client:
         self._given = _Given(transport) if transport is not None else None
         self._help_connecting = help_connecting
 
+    def prepare(self) -> None:
+        """Read the certificates that requests will need; it takes some hundredths of a second, once.
+
+        Raises
+        ------
+        ConfigurationError
+            There are none to be read.
+        """
+        if self._given is None and self._scheme == "https":
+            _ssl_context(*_authorities())
+
     async def post(self, body: bytes, *, timeout: float | None) -> Response:
         """Send `body`; returns when the last byte has come.
 
@@ -292,7 +303,7 @@ async def _pool(scheme: str, host: str) -> _Pool:
 
     What the environment says of proxies and certificates is asked each time: a cell may have set it since.
     """
-    authorities = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")) if scheme == "https" else ()
+    authorities = _authorities() if scheme == "https" else ()
     key = (asyncio.get_running_loop(), authorities, proxy_for(scheme, host))
     pool = _pools.get(key)
     if pool is None:
@@ -313,6 +324,10 @@ class _Connector(aiohttp.TCPConnector):
         """As aiohttp; the time for connecting includes looking up the name, and knows of cells that block the loop."""
         async with patient_timeout(CONNECT_TIMEOUT):
             return await super()._create_connection(*args, **options)
+
+
+def _authorities() -> tuple[str | None, str | None]:
+    return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
 
 
 async def _keep(key: _Key, session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

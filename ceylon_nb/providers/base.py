@@ -11,7 +11,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
-from ..loop import load
+from ..loop import load, load_now
 from ..messages import Message, Prompt, Reply, Tool, ToolCall, Usage, decode_json
 from ..urls import Address, mask
 from .calls import count_calls, parse_call
@@ -59,6 +59,10 @@ class Provider(Protocol):
     base_url: str
     account: str
 
+    def prepare(self) -> None:
+        """Do what takes time and no request: imports, certificates."""
+        ...
+
     async def complete(self, request: Request) -> Reply:
         """Ask, and return when the whole answer is there."""
         ...
@@ -105,12 +109,27 @@ class Connection:
             Nobody can be asked at such an address.
         """
         if self._client is None:
-            http = await load("ceylon_nb.http")
-            transport = self._transport
-            if transport is None and self._handler is not None:
-                transport = http.embedded(self._handler)
-            self._client = http.Client(self._address, transport=transport, help_connecting=self._help_connecting)
+            self._client = self._connected(await load("ceylon_nb.http"))
         return self._client
+
+    def prepare(self) -> None:
+        """Make all that takes time and no request, so that the first one need not wait for it.
+
+        Raises
+        ------
+        ConfigurationError
+            As `client`; or there are no certificates to be read.
+        """
+        if self._client is None:
+            self._client = self._connected(load_now("ceylon_nb.http"))
+        self._client.prepare()
+
+    def _connected(self, http: Any) -> Client:
+        transport = self._transport
+        if transport is None and self._handler is not None:
+            transport = http.embedded(self._handler)
+        client: Client = http.Client(self._address, transport=transport, help_connecting=self._help_connecting)
+        return client
 
 
 # -- what a server says ----------------------------------------------------------------------------------------------

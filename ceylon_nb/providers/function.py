@@ -37,6 +37,9 @@ class Function:
         self.account = ""
         self.base_url = f"function:{self.name}:{_number(ask)}"
 
+    def prepare(self) -> None:
+        """There is nothing to prepare."""
+
     async def complete(self, request: Request) -> Reply:
         """Await the function.
 

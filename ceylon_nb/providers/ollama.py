@@ -75,6 +75,10 @@ class Ollama:
             help_connecting="Is Ollama running there? Start it with `ollama serve`, or set OLLAMA_HOST or base_url.",
         )
 
+    def prepare(self) -> None:
+        """Import what asks, and read certificates."""
+        self._connection.prepare()
+
     async def complete(self, request: Request) -> Reply:
         """Ask for the whole answer at once."""
         client = await self._connection.client()

@@ -75,6 +75,10 @@ class OpenAI:
             help_connecting="Check that the server runs and that base_url (or OPENAI_BASE_URL) is its address.",
         )
 
+    def prepare(self) -> None:
+        """Import what asks, and read certificates."""
+        self._connection.prepare()
+
     async def complete(self, request: Request) -> Reply:
         """Ask for the whole answer at once."""
         client = await self._connection.client()
