@@ -100,8 +100,8 @@ class LlmAgent(Agent):
     def build(self) -> LlmAgent:
         """Check the settings now instead of at the first call, by the environment as it now is; returns the agent.
 
-        What else a first call has to wait for is done now, too: the first agent that a process builds imports what asks
-        over HTTP, for some tenths of a second. An interrupt ends that.
+        What else a first call would wait for is done now, too: the first agent that a process builds imports what asks
+        over HTTP, and in a notebook the panel, for some tenths of a second. An interrupt ends the waiting.
 
         Raises
         ------
@@ -112,6 +112,7 @@ class LlmAgent(Agent):
         provider = self._provider(self._settings)
         if not _replaying():
             provider.prepare()
+        engine.prepare_views()
         return self
 
     # -- the chain ----------------------------------------------------------------------------------------------

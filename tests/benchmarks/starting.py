@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -14,7 +15,6 @@ import json, time
 began = time.perf_counter()
 from ceylon_nb import LlmAgent
 imported = time.perf_counter()
-view = {view!r}
 agent = LlmAgent("load", "openai::load", base_url={url!r}).build()
 built = time.perf_counter()
 """
@@ -35,7 +35,7 @@ SYNC = AWAITED.replace("await agent.send_message", "agent.send_message_sync")
 
 MAPPED = """
 asking = time.perf_counter()
-run = agent.map(["The first question"], view=view)
+run = agent.map(["The first question"])
 async for answer in run.answers():
     first, reply = time.perf_counter() - asking, answer.reply
 """
@@ -52,8 +52,7 @@ async def starting(job: dict[str, Any]) -> Figures:
 
 def _starting(job: dict[str, Any]) -> Figures:
     name = job["contestant"]
-    view = "panel" if name.endswith(IN_A_KERNEL) else None
-    cells = BEGIN.format(url=job["base_url"], view=view), WAYS[name.removesuffix(IN_A_KERNEL)], END
+    cells = BEGIN.format(url=job["base_url"]), WAYS[name.removesuffix(IN_A_KERNEL)], END
     figures: Figures = json.loads(_in_a_kernel(cells) if name.endswith(IN_A_KERNEL) else _in_a_script(cells))
     return figures
 
@@ -68,7 +67,8 @@ def _in_a_script(cells: tuple[str, ...]) -> str:
 
 
 def _in_a_kernel(cells: tuple[str, ...]) -> str:
-    """Each in a cell, as someone would who runs them all; a browser says hello to the panel."""
+    """Each in a cell, as someone would who runs them all in JupyterLab; a browser says hello to the panel."""
+    os.environ.setdefault("JPY_SESSION_NAME", "first.ipynb")
     sent: Sent = []
     with kernel() as client:
         return [run_cell(client, cell, sent) for cell in cells][-1]
