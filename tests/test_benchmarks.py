@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 import ceylon_nb
 
 from .benchmarks import __main__ as benchmarks
-from .benchmarks import child, contestants, disk, messaging, plan, report, server
+from .benchmarks import child, contestants, disk, environment, messaging, peers, plan, report, server
 from .benchmarks.figures import Runs, cpu_each, loop_each, over_ideal
 from .benchmarks.meter import Meter
 
@@ -48,8 +49,9 @@ def test_a_quick_run_measures_everything_but_the_peers(tmp_path):
     names = {kind: [name for (name,) in runs.where(kind=kind).distinct("contestant")] for kind in child.KINDS}
     unstored = contestants.OURS + contestants.UNSTORED
     assert names["http"] == [contestants.BARE, contestants.TRANSPORT, contestants.OURS, unstored]
+    assert names["tls"] == ([] if server.missing_tls() else names["http"])
     assert names["engine"] == [contestants.POOL, *contestants.STORED]
-    for run in runs.where(kind="http").runs:
+    for run in [*runs.where(kind="http").runs, *runs.where(kind="tls").runs]:
         assert run["server"]["peak"] == run["at_once"], "a race in which somebody walks"
         assert run["server"]["accepted"] <= run["at_once"] + 1, "connections are kept: one more is /stats' own"
     for lazy in runs.where(kind="lazy").runs:
@@ -71,18 +73,37 @@ def test_a_full_run_measures_the_peers_too(tmp_path):
 
     runs = ran_well(done, tmp_path / "results.json")
     print(done.stdout)
-    for kind in ("http", "engine"):
-        assert runs.where(kind=kind, contestant=contestants.PEER).runs
-    for run in runs.where(kind="http").runs:
-        assert run["server"]["peak"] <= run["at_once"]
+    assert runs.where(kind="engine", contestant=peers.PEER).runs
+    for kind in ("http", "tls"):
+        assert [name for (name,) in runs.where(kind=kind).distinct("contestant")] == list(peers.OVER_HTTP)
+        for run in runs.where(kind=kind).runs:
+            assert run["server"]["peak"] <= run["at_once"]
+
+
+@needs_server
+@pytest.mark.peers
+@pytest.mark.timeout(1200)  # the first makes their environment
+@pytest.mark.parametrize("peer", peers.PEERS)
+def test_a_peer_asks_once_for_each_prompt_and_trusts_no_stranger(peer, tmp_path):
+    python = environment.python_with_peers()
+    with server.running() as load, disk.shelf() as shelf:
+        benchmarks.run(python, {**JOB, "contestant": peer}, load, shelf)  # it would raise
+        if server.missing_tls():
+            pytest.skip(str(server.missing_tls()))
+        job = {**JOB, "kind": "tls", "contestant": peer}
+        benchmarks.run(python, job, load, shelf)
+        load.authority, _ = server.certify(tmp_path)
+        with pytest.raises(benchmarks.ContestantFailed):
+            benchmarks.run(python, job, load, shelf)
+        assert load.stats()["requests"] == 0
 
 
 def test_contestants_take_turns():
     (race,) = plan.QUICK.jobs("http", peers=True)
 
-    assert [job["contestant"] for job in race] == list(contestants.OVER_HTTP)
+    assert [job["contestant"] for job in race] == list(peers.OVER_HTTP)
     assert {job["at_once"] for job in race} == {8}
-    assert all(contestants.PEER not in json.dumps(group) for group in plan.FULL.jobs(None, peers=False))
+    assert all(peers.PEER not in json.dumps(group) for group in plan.FULL.jobs(None, peers=False))
 
 
 def test_the_part_of_the_store_has_all_that_a_store_takes_part_in():
@@ -97,8 +118,9 @@ def test_the_part_of_the_store_has_all_that_a_store_takes_part_in():
 
 # -- honest counting -------------------------------------------------------------------------------------------------
 
+MACHINE = {"python": "3", "cpus": 2, "load": 0.0}
 JOB = {"kind": "http", "contestant": "somebody", "n": 100, "at_once": 8, "delay": 0.0}
-SEEN = {"requests": 100 + child.WARM_UP, "refused": 0, "peak": 8}
+SEEN = {"requests": 100 + child.WARM_UP, "refused": 0, "peak": 8, "accepted": 9, "cpu": 1000}
 
 
 def test_a_run_that_did_its_job_counts():
@@ -148,6 +170,20 @@ def test_a_run_with_another_store_than_was_meant_is_no_figure(job, figures, faul
 
 
 @needs_server
+def test_a_run_that_failed_is_told_and_the_others_go_on(capsys):
+    size = replace(plan.QUICK, imports=("no_such_module", "asyncio"))
+    failed: list[str] = []
+
+    runs = benchmarks.measure(size, sys.executable, "import", failed, peers=False)
+
+    assert failed == ["import, no_such_module ended with 1:"]
+    assert "ModuleNotFoundError" in capsys.readouterr().err
+    assert [run["contestant"] for run in runs] == ["asyncio"]
+    results = {"full": False, "rounds": 1, "machine": MACHINE, "failed": failed, "runs": runs}
+    assert failed[0] in report.write(results)
+
+
+@needs_server
 def test_a_contestant_that_breaks_down_is_named_with_its_error():
     job = {**JOB, "contestant": "nobody"}
     broken = pytest.raises(benchmarks.ContestantFailed, match=r"(?s)nobody.*KeyError")
@@ -178,6 +214,8 @@ def test_ratios_are_taken_within_a_round():
     assert ratio == 3.0, "the noisy second round must not decide"
     assert runs.where(contestant="slow").middle(cpu_each) == 3.0
     assert runs.where(contestant="slow").ratio(runs.where(contestant="absent"), cpu_each) is None
+    runs.runs.remove({"round": 2, "contestant": "fast", "n": 1, "cpu": 1.0})
+    assert runs.where(contestant="slow").ratio(runs.where(contestant="fast"), cpu_each) == 3.0, "the rounds of both"
 
 
 def test_differences_are_taken_within_a_round():
@@ -332,7 +370,9 @@ def test_the_load_server_answers_on_one_connection_and_counts(load, connection):
     assert {status for status, _ in bodies} == {200}
     choice = json.loads(bodies[0][1])["choices"][0]
     assert choice["message"]["content"].startswith(contestants.ANSWER)
-    assert load.stats() == {"requests": 3, "refused": 0, "accepted": 2, "peak": 1}
+    stats = load.stats()
+    assert 0 < stats.pop("cpu") < 1_000_000, "microseconds of its own"
+    assert stats == {"requests": 3, "refused": 0, "accepted": 2, "peak": 1}
     assert load.stats()["requests"] == 0, "counts begin anew when they were asked for"
 
 

@@ -1,9 +1,7 @@
-"""``python -m tests.benchmarks``: runs everything, prints tables, writes a file. Minutes; ``--quick`` takes seconds."""
+"""``python -m tests.benchmarks``: runs all of it, prints tables, writes a file, draws it. ``--quick``: seconds."""
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -12,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import disk, environment, plan, report, server
+from . import disk, environment, machine, plan, plot, report, server, summary
 from .child import WARM_UP
 from .figures import Run
 
 RESULTS = environment.HERE / "results.json"
+PLOT = environment.ROOT / "docs" / "benchmarks.svg"
 LONGEST_RUN = 600
 """Seconds, for one contestant in one round."""
 UNAVAILABLE = 69
@@ -26,36 +25,21 @@ UNAVAILABLE = 69
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; 0 whatever the figures say, 1 if a contestant failed, UNAVAILABLE if nothing can be measured here."""
     arguments = parse(argv)
+    if arguments.figures is not None:
+        show(json.loads(arguments.figures.read_text()), arguments)
+        return 0
     lacking = server.missing()
     if lacking:
         print(f"benchmarks: {lacking}.", file=sys.stderr)
         return UNAVAILABLE
-    size = plan.QUICK if arguments.quick else replace(plan.FULL, rounds=arguments.rounds)
-    peers = not (arguments.quick or arguments.without_peers)
-    python = environment.python_with_peers() if peers else sys.executable
-    load, began = os.getloadavg()[0], time.strftime("%Y-%m-%d %H:%M:%S")
-    try:
-        runs = measure(size, python, arguments.part, peers=peers)
-    except ContestantFailed as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 1
-    results = {
-        "began": began,
-        "full": not arguments.quick,
-        "rounds": size.rounds,
-        "machine": {
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            "cpus": len(os.sched_getaffinity(0)),
-            "load": load,
-        },
-        "runs": runs,
-    }
-    file = arguments.json or (None if arguments.quick else RESULTS)
-    if file is not None:
-        file.write_text(json.dumps(results, indent=1))
-    print(report.write(results))
-    return 0
+    results = measured(arguments)
+    whole = not (arguments.quick or arguments.without_peers or arguments.part)
+    arguments.json = arguments.json or (RESULTS if whole else None)
+    arguments.plot = arguments.plot or (PLOT if whole else None)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(results, indent=1))
+    show(results, arguments)
+    return 1 if results["failed"] else 0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,24 +48,56 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny size, without peers: see that it works")
     parser.add_argument("--without-peers", action="store_true", help="only what this environment has; makes none")
     parser.add_argument("--rounds", type=int, default=plan.FULL.rounds, help="how often each contestant runs")
-    parser.add_argument("--part", choices=plan.PARTS, help="only this")
+    parser.add_argument("--part", choices=plan.PARTS, help="only this; and no file is written unless asked for")
     parser.add_argument("--json", type=Path, metavar="FILE", help=f"where all figures go, else {RESULTS.name}")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help=f"draw what the README shows, else docs/{PLOT.name}")
+    parser.add_argument("--summary", action="store_true", help="print the README's small table instead of all tables")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="figures", help="measure nothing: these figures, written earlier"
+    )
     return parser.parse_args(argv)
+
+
+def show(results: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Print tables, and draw."""
+    print((summary if arguments.summary else report).write(results))
+    if arguments.plot is not None:
+        plot.save(results, arguments.plot)
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run all that was asked for; a contestant that failed has a sentence instead of figures."""
+    size = plan.QUICK if arguments.quick else replace(plan.FULL, rounds=arguments.rounds)
+    peers = not (arguments.quick or arguments.without_peers)
+    python = environment.python_with_peers() if peers else sys.executable
+    described, failed = machine.described(python), []
+    runs = measure(size, python, arguments.part, failed, peers=peers)
+    return {**described, "full": not arguments.quick, "rounds": size.rounds, "failed": failed, "runs": runs}
 
 
 class ContestantFailed(Exception):
     """A run gave no figures, or did not do what it was asked."""
 
 
-def measure(size: plan.Plan, python: str, part: str | None, *, peers: bool) -> list[Run]:
-    """Run every group of contestants in turns, every round."""
+def measure(size: plan.Plan, python: str, part: str | None, failed: list[str], *, peers: bool) -> list[Run]:
+    """Run every group of contestants in turns, every round; adds a sentence to `failed` for each run that did."""
     runs = []
     with server.running() as load, disk.shelf() as shelf:
         for group in size.jobs(part, peers=peers):
+            if group[0]["kind"] == "tls" and load.authority is None:
+                print(f"benchmarks: no TLS: {server.missing_tls()}.", file=sys.stderr)
+                continue
             for number in range(size.rounds):
                 for job in group:
                     print(f"round {number + 1} of {size.rounds}: {_title(job)}", file=sys.stderr)
-                    runs.append({**job, "round": number, **run(python, job, load, shelf)})
+                    began = time.perf_counter()
+                    try:
+                        figures = run(python, job, load, shelf)
+                    except ContestantFailed as error:
+                        print(f"benchmarks: {error}", file=sys.stderr)
+                        failed.append(str(error).splitlines()[0])
+                        continue
+                    runs.append({**job, "round": number, "took": time.perf_counter() - began, **figures})
     return runs
 
 
@@ -96,15 +112,22 @@ def run(python: str, job: plan.Job, load: server.LoadServer, shelf: disk.Shelf) 
     if job["kind"] == "import":
         return _child([python, "-P", str(environment.HERE / "importing.py"), job["contestant"]], job)
     load.stats()
-    told, variables = dict(job), {}
-    if job["kind"] == "http":
+    told, variables = dict(job), dict[str, str]()
+    over_http = job["kind"] in ("http", "tls")
+    if over_http:
+        told["base_url"] = load.base_url(job["delay"], tls=job["kind"] == "tls")
+    if job["kind"] == "tls":
+        variables["SSL_CERT_FILE"] = str(load.authority)  # all of them trust whom it names, and verify
+    if job["kind"] == "stream":
+        told["base_url"] = load.stream_url(job["apart"], job["tokens"])
+    if job["kind"] == "start":
         told["base_url"] = load.base_url(job["delay"])
     if job.get("stored"):
         told["store"] = str(shelf.store(job["stored"]))
     if job.get("commit"):
-        variables = shelf.slow_disk(job["commit"])
+        variables |= shelf.slow_disk(job["commit"])
     figures = _child([python, "-m", "tests.benchmarks.child", json.dumps(told)], job, variables)
-    if job["kind"] == "http":
+    if over_http:
         figures["server"] = load.stats()
     check(job, figures)
     return figures

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import contestants, messaging, storing, watching
+from . import contestants, messaging, peers, starting, storing, streaming, watching
 from .contestants import STORE, Figures, finished, prompt
 from .meter import Meter
 
@@ -19,13 +19,13 @@ WARM_UP = 8
 async def over_http(job: dict[str, Any]) -> Figures:
     """Answer every prompt through the load server."""
     prompts = [prompt(number) for number in range(job["n"])]
-    return await _measured(contestants.OVER_HTTP[job["contestant"]], job, prompts)
+    return await _measured(peers.OVER_HTTP[job["contestant"]], job, prompts)
 
 
 async def at_once(job: dict[str, Any]) -> Figures:
     """Answer every item by a function that does so at once."""
     items = [f"review {number}" for number in range(job["n"])]
-    return await _measured(contestants.AT_ONCE[job["contestant"]], job, items)
+    return await _measured(peers.AT_ONCE[job["contestant"]], job, items)
 
 
 async def _measured(contestant: contestants.Contestant, job: dict[str, Any], items: list[str]) -> Figures:
@@ -75,12 +75,15 @@ async def lazily(job: dict[str, Any]) -> Figures:
 
 KINDS = {
     "http": over_http,
+    "tls": over_http,
     "engine": at_once,
     "lazy": lazily,
     "opening": storing.opening,
     "deciding": storing.deciding,
     "disk": storing.on_disk,
     "panel": watching.watched,
+    "stream": streaming.streamed,
+    "start": starting.starting,
     "mesh": messaging.messaging,
 }
 

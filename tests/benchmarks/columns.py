@@ -17,7 +17,10 @@ from .figures import (
     memory,
     milli,
     over_ideal,
+    over_server,
+    server_each,
     times,
+    token,
     update_rate,
     wall,
     wall_each,
@@ -59,9 +62,12 @@ def unstored(name: str) -> str:
 HTTP: dict[str, Cell] = {
     "at once × server": lambda mine, _: f"{mine.first('at_once'):,} × {mine.first('delay') * 1000:g} ms",
     "contestant": said("contestant"),
+    "prompts": said("n"),
     "at once, as the server saw it": seen(lambda run: run["server"]["peak"]),
     "CPU, µs a request": seen(cpu_each, 1e6),
     "× bare aiohttp": over_bare(cpu_each),
+    "connections": seen(lambda run: run["server"]["accepted"] - 1),
+    "the server's, µs a request": seen(server_each, 1e6),
     "loop's thread, µs": seen(loop_each, 1e6),
     "wall, s": seen(wall, 1, 2),
     "× ideal": lambda mine, _: times(mine.middle(over_ideal) if mine.first("delay") else None),
@@ -146,6 +152,26 @@ MESH: dict[str, Cell] = {
     "memory, MB": seen(memory, 1e-6, 1),
 }
 
+STREAMS: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "streams": said("n"),
+    "tokens each": said("tokens"),
+    "CPU, µs a token": seen(token, 1e6, 1),
+    "× bare aiohttp": lambda mine, all_runs: times(mine.ratio(all_runs.where(contestant=BARE), token)),
+    "longest freeze, ms (computing)": freezes,
+    "updates of the panel/s": seen(update_rate, 1, 1),
+    "memory, MB": seen(memory, 1e-6, 1),
+}
+
+STARTS: dict[str, Cell] = {
+    "server": lambda mine, _: f"{mine.first('delay') * 1000:g} ms",
+    "the first answer": said("contestant"),
+    "import, s": seen("import", 1, 3),
+    "build, s": seen("build", 1, 3),
+    "from there to the answer, s": seen("first", 1, 3),
+    "× the server's": lambda mine, _: times(mine.middle(over_server)),
+}
+
 IMPORTS: dict[str, Cell] = {
     "import": lambda mine, _: f"`{mine.first('contestant')}`",
     "wall, s": seen(wall, 1, 3),
@@ -156,13 +182,25 @@ IMPORTS: dict[str, Cell] = {
 
 SECTIONS = {
     "http": ("Over HTTP", HTTP),
+    "tls": ("Over HTTP and TLS, with a local authority", HTTP),
     "engine": ("The engine, with a function that answers at once", ENGINE),
     "lazy": ("Lazy prompts", LAZY),
     "opening": ("A store is opened", OPENING),
     "deciding": ("Rows that are all in the store", DECIDING),
     "disk": ("Quick and slow disks, 5 ms a request", DISK),
     "panel": ("The live panel, in a kernel", PANEL),
+    "stream": ("Many streams, in a kernel, 50 tokens a second each", STREAMS),
     "mesh": ("Messages between agents", MESH),
     "import": ("Imports", IMPORTS),
+    "start": ("The first answer in a new process", STARTS),
 }
 """By kind of job."""
+
+NOTES = {
+    "http": (
+        "Peers that take milliseconds a request get fewer prompts: all figures but walls are a request's. At 1,000 at "
+        "once that leaves them two requests a connection where others have five, and a larger part of opening it.",
+    ),
+    "tls": ("Here all get as many prompts, as a handshake costs more than a request: see who makes how many.",),
+}
+"""What a reader of a section should know."""

@@ -1,7 +1,8 @@
 """The contestants: each answers a list of prompts over HTTP, or calls a function that answers at once.
 
 Each is an async context manager that makes what is kept between two calls, and gives the function that answers. What
-a contestant needs is imported inside it: nobody pays for another's imports.
+a contestant needs is imported inside it: nobody pays for another's imports. Those in this file need nothing but what
+the library itself needs; the others are in `peers`.
 """
 
 import asyncio
@@ -25,7 +26,6 @@ ANSWER = "The review is positive."
 BARE = "bare aiohttp"
 TRANSPORT = "httpx-aiohttp's transport"
 OURS = "ceylon_nb"
-PEER = "async-batch-llm"
 
 POOL = "bare worker pool"
 OUR_BATCH = "ceylon_nb, batch(fn)"
@@ -110,7 +110,7 @@ async def httpx_aiohttp_transport(base_url: str, at_once: int) -> AsyncIterator[
     url = httpx.URL(base_url + "/chat/completions")
     headers = httpx.Headers({"content-type": "application/json"})
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        transport = AiohttpTransport(verify=False, client=session)  # nothing here is https
+        transport = AiohttpTransport(verify=False, client=session)  # TLS is the connector's, and verified
 
         async def ask_one(prompt: str) -> str:
             body = json.dumps(question(prompt)).encode()
@@ -135,24 +135,11 @@ async def ceylon_nb(base_url: str, at_once: int, *, store: Callable[[], str | No
     yield ask
 
 
-@contextlib.asynccontextmanager
-async def async_batch_llm(base_url: str, at_once: int) -> AsyncIterator[Ask]:
-    """As its README says it for a server of one's own; it sizes its client's connections by `concurrency`."""
-    from async_batch_llm import llm, process_prompts
-
-    async def ask(prompts: list[str]) -> list[str]:
-        strategy = llm("openai-compatible:load", base_url=base_url, api_key="none")
-        return list((await process_prompts(strategy, prompts, concurrency=at_once)).outputs())
-
-    yield ask
-
-
 OVER_HTTP: dict[str, Contestant] = {
     BARE: bare_aiohttp,
     TRANSPORT: httpx_aiohttp_transport,
     OURS: functools.partial(ceylon_nb, store=STORES[""]),
     OURS + UNSTORED: functools.partial(ceylon_nb, store=STORES[UNSTORED]),
-    PEER: async_batch_llm,
 }
 
 
@@ -196,21 +183,6 @@ async def ceylon_nb_map(_: str, at_once: int, *, store: Callable[[], str | None]
     yield ask
 
 
-@contextlib.asynccontextmanager
-async def async_batch_llm_callable(_: str, at_once: int) -> AsyncIterator[Ask]:
-    """As its README says it for a client of one's own."""
-    from async_batch_llm import CallableStrategy, CallOutcome, process_prompts
-
-    async def invoke(prompt: str, *, attempt: int, timeout: float, state: Any) -> Any:
-        return CallOutcome(ANSWER)
-
-    async def ask(items: Iterable[Any]) -> list[str]:
-        strategy = CallableStrategy(invoke)
-        return list((await process_prompts(strategy, list(items), concurrency=at_once)).outputs())
-
-    yield ask
-
-
 STORED: dict[str, Contestant] = {
     name + said: functools.partial(contestant, store=store)
     for name, contestant in ((OUR_BATCH, ceylon_nb_batch), (OUR_MAP, ceylon_nb_map))
@@ -218,8 +190,4 @@ STORED: dict[str, Contestant] = {
 }
 """Ours, with each kind of store."""
 
-AT_ONCE: dict[str, Contestant] = {POOL: bare_pool, **STORED, PEER: async_batch_llm_callable}
-
-PEERS = (PEER,)
-PEER_MODULES = ("async_batch_llm",)
-"""Those that need an environment of their own."""
+AT_ONCE: dict[str, Contestant] = {POOL: bare_pool, **STORED}

@@ -8,12 +8,17 @@ import tomllib
 import venv
 from pathlib import Path
 
+from . import peers
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 REQUIREMENTS = HERE / "requirements.txt"
 HOME = HERE / ".venv"
 
-PERSONAL = ("CEYLON_NB_", "OLLAMA_", "OPENAI_", "PYTHON")
+PERSONAL = (
+    *("CEYLON_NB_", "OLLAMA_", "OPENAI_", "PYTHON", "SSL_", "REQUESTS_"),
+    *("AIOHTTP_", "LANGCHAIN_", "LANGSMITH_", "LITELLM_"),
+)
 """Settings of whoever measures, which no contestant may see. Proxies neither."""
 
 
@@ -39,4 +44,4 @@ def bare() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(PERSONAL) and not name.lower().endswith("_proxy")
     }
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    return {**kept, **peers.SETTINGS, "PYTHONPATH": str(ROOT)}

@@ -25,13 +25,18 @@ class Runs:
 
     def ratio(self, others: "Runs", figure: Figure) -> float | None:
         """The median of the ratios to others of the same round; None where one of the two is missing."""
-        of_round = {run["round"]: figure(run) for run in others.runs}
-        return median(figure(run) / of_round[run["round"]] for run in self.runs) if self.runs and of_round else None
+        pairs = self._beside(others, figure)
+        return median(mine / other for mine, other in pairs) if pairs else None
 
     def more(self, others: "Runs", figure: Figure) -> float | None:
         """The median of the differences to others of the same round; None where one of the two is missing."""
+        pairs = self._beside(others, figure)
+        return median(mine - other for mine, other in pairs) if pairs else None
+
+    def _beside(self, others: "Runs", figure: Figure) -> list[tuple[float, float]]:
+        """A figure of each, and the others' in the same round; without the rounds in which one of the two failed."""
         of_round = {run["round"]: figure(run) for run in others.runs}
-        return median(figure(run) - of_round[run["round"]] for run in self.runs) if self.runs and of_round else None
+        return [(figure(run), of_round[run["round"]]) for run in self.runs if run["round"] in of_round]
 
     def first(self, name: str) -> Any:
         """What the job says, where all of them say the same."""
@@ -48,6 +53,11 @@ class Runs:
 def cpu_each(run: Run) -> float:
     """CPU seconds a prompt."""
     return float(run["cpu"] / run["n"])
+
+
+def server_each(run: Run) -> float:
+    """CPU seconds a request, of the load server."""
+    return float(run["server"]["cpu"] / run["server"]["requests"] / 1e6)
 
 
 def loop_each(run: Run) -> float:
@@ -108,6 +118,16 @@ def busiest(run: Run) -> float:
 def update_rate(run: Run) -> float:
     """Updates a second that went to the browser."""
     return float(run["updates"] / run["wall"])
+
+
+def token(run: Run) -> float:
+    """CPU seconds a token."""
+    return float(run["token"])
+
+
+def over_server(run: Run) -> float:
+    """The first answer's time over the server's."""
+    return float(run["first"] / run["delay"])
 
 
 def memory(run: Run) -> float:

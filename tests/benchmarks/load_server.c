@@ -2,16 +2,19 @@
  *
  *   POST /d<ms>/v1/chat/completions   the same OpenAI chat completion, <ms> milliseconds after the request
  *   POST /s<ms>x<n>/v1/chat/completions   a stream of <n> tokens, <ms> milliseconds apart, as server-sent events
- *   POST /s<ms>x<n>/api/chat              the same as lines of JSON, as Ollama has it
- *   GET  /stats                       what happened since it was last asked, as JSON
+ *   POST /s<ms>x<n>/api/chat          the same as lines of JSON, as Ollama has it
+ *   GET  /stats                       what happened since it was last asked, and what that cost here, as JSON
  *
  * It prints its port and ends when its standard input closes, so that it cannot outlive whoever started it.
- * One thread, epoll, no copies; requests need a Content-Length. Built by server.py: cc -O2 load_server.c.
+ * One thread, epoll, no copies; requests need a Content-Length. Built by server.py: cc -O2 load_server.c; and with
+ * -DWITH_TLS … -lssl -lcrypto, where OpenSSL's headers are. That one, given a file with a key and its certificates,
+ * listens on a second port, which it prints on a second line: there the same is answered over TLS.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +24,13 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef WITH_TLS
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#else
+typedef void SSL;
+#endif
 
 enum { MOST_FDS = 16384, LARGEST_REQUEST = 65536, MOST_EVENTS = 1024 };
 
@@ -60,6 +70,7 @@ typedef struct {
     int waiting;    /* a request is being answered; no other is read meanwhile */
     Stream stream;  /* what is being sent, if its format is not NULL */
     int length;
+    SSL *tls;  /* NULL where nothing is encrypted */
     char in[LARGEST_REQUEST + 1];
 } Connection;
 
@@ -101,23 +112,82 @@ static Due pop(void) {
     return first;
 }
 
+/* CPU microseconds of this process since this was last asked. */
+static long cost(void) {
+    static long before;
+    struct rusage used;
+    getrusage(RUSAGE_SELF, &used);
+    long all = (used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000000L + used.ru_utime.tv_usec + used.ru_stime.tv_usec;
+    long since = all - before;
+    before = all;
+    return since;
+}
+
+/* -- TLS: what is different about it ------------------------------------------------------------------------------ */
+
+#ifdef WITH_TLS
+static SSL_CTX *tls_context;
+
+static int tls_begin(const char *pem) {
+    tls_context = SSL_CTX_new(TLS_server_method());
+    SSL_CTX_set_mode(tls_context, SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_num_tickets(tls_context, 0);  /* nobody comes back for another session */
+    return SSL_CTX_use_certificate_chain_file(tls_context, pem) == 1 &&
+           SSL_CTX_use_PrivateKey_file(tls_context, pem, SSL_FILETYPE_PEM) == 1;
+}
+
+static SSL *tls_accept(int fd) {
+    SSL *tls = SSL_new(tls_context);
+    if (!tls || !SSL_set_fd(tls, fd)) abort();
+    SSL_set_accept_state(tls);
+    return tls;
+}
+
+/* As recv; the handshake is part of it. What it writes is smaller than any socket's buffer, too. */
+static ssize_t tls_receive(SSL *tls, char *into, int room) {
+    ERR_clear_error();  /* another connection's, which would be taken for this one's */
+    int got = SSL_read(tls, into, room);
+    if (got > 0) return got;
+    errno = SSL_get_error(tls, got) == SSL_ERROR_WANT_READ ? EAGAIN : EPROTO;
+    return -1;
+}
+
+static int tls_send(SSL *tls, const char *out, int length) { return SSL_write(tls, out, length); }
+
+static void tls_end(SSL *tls) { SSL_free(tls); }
+#else
+static int tls_begin(const char *pem) { return (void)pem, 0; }
+static SSL *tls_accept(int fd) { return (void)fd, NULL; }
+static ssize_t tls_receive(SSL *tls, char *into, int room) { return (void)tls, (void)into, (void)room, -1; }
+static int tls_send(SSL *tls, const char *out, int length) { return (void)tls, (void)out, (void)length, -1; }
+static void tls_end(SSL *tls) { (void)tls; }
+#endif
+
+/* ------------------------------------------------------------------------------------------------------------------ */
+
 static void hang_up(int fd) {
     in_flight -= connections[fd]->waiting;
     streams -= connections[fd]->stream.format != NULL;
+    if (connections[fd]->tls) tls_end(connections[fd]->tls);
     free(connections[fd]);
     connections[fd] = NULL;
     close(fd);
 }
 
-/* One answer at a time and smaller than any socket's buffer: it is written whole, or the client is gone. */
+/* Smaller than any socket's buffer, and nothing else is on its way: it is written whole, or the client is gone. */
+static int put(int fd, const char *out, int length) {
+    SSL *tls = connections[fd]->tls;
+    if ((tls ? tls_send(tls, out, length) : send(fd, out, length, MSG_NOSIGNAL)) == length) return 1;
+    hang_up(fd);
+    return 0;
+}
+
 static int answer(int fd, const char *status, const char *body) {
     char out[2048];
     int length = snprintf(out, sizeof out,
                           "HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n%s", status,
                           strlen(body), body);
-    if (send(fd, out, length, MSG_NOSIGNAL) == length) return 1;
-    hang_up(fd);
-    return 0;
+    return put(fd, out, length);
 }
 
 /* -- streams -- */
@@ -150,9 +220,7 @@ static int send_token(int fd, int first) {
                           stream->format->type);
     length += snprintf(out + length, sizeof out - length, "%zx\r\n%s\r\n%s", strlen(text), text,
                        stream->left ? "" : "0\r\n\r\n");
-    if (send(fd, out, length, MSG_NOSIGNAL) == length) return 1;
-    hang_up(fd);
-    return 0;
+    return put(fd, out, length);
 }
 
 /* What is due of a stream; returns whether it has ended, and the connection is there still. */
@@ -196,8 +264,8 @@ static int serve(int fd) {
         memmove(c->in, c->in + whole, c->length -= whole);
         if (stats) {
             char body[256];
-            snprintf(body, sizeof body, "{\"requests\":%ld,\"refused\":%ld,\"accepted\":%ld,\"peak\":%ld}", requests,
-                     refused, accepted, peak);
+            snprintf(body, sizeof body, "{\"requests\":%ld,\"refused\":%ld,\"accepted\":%ld,\"peak\":%ld,\"cpu\":%ld}",
+                     requests, refused, accepted, peak, cost());
             requests = refused = accepted = 0;
             peak = in_flight;
             if (!answer(fd, "200 OK", body)) return 0;
@@ -221,22 +289,24 @@ static int serve(int fd) {
 
 static void receive(int fd) {
     Connection *c = connections[fd];
-    ssize_t got = recv(fd, c->in + c->length, LARGEST_REQUEST - c->length, 0);
+    int room = LARGEST_REQUEST - c->length;
+    ssize_t got = c->tls ? tls_receive(c->tls, c->in + c->length, room) : recv(fd, c->in + c->length, room, 0);
     if (got > 0) {
         c->length += got;
-        serve(fd);
+        serve(fd);  /* whatever OpenSSL has not read is in the socket, where epoll sees it: it does not read ahead */
     } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
         hang_up(fd);
     }
 }
 
-static void accept_all(int listener) {
+static void accept_all(int listener, int with_tls) {
     for (int fd, yes = 1; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
         if (fd >= MOST_FDS || !(connections[fd] = calloc(1, sizeof(Connection)))) {
             close(fd);
             continue;
         }
         connections[fd]->born = ++births;
+        if (with_tls) connections[fd]->tls = tls_accept(fd);
         accepted++;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
         struct epoll_event event = {EPOLLIN, {.fd = fd}};
@@ -257,25 +327,35 @@ static void answer_due(void) {
     }
 }
 
-int main(void) {
-    struct rlimit files;
-    getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
-
+/* Listens on a port of its own, and prints it. */
+static int listen_somewhere(void) {
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t size = sizeof address;
     if (bind(listener, (void *)&address, size) || listen(listener, 4096) ||
         getsockname(listener, (void *)&address, &size))
-        return perror("load_server"), 1;
+        return perror("load_server"), -1;
     printf("%d\n", ntohs(address.sin_port));
-    fflush(stdout);
+    struct epoll_event event = {EPOLLIN, {.fd = listener}};
+    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
+    return listener;
+}
+
+int main(int count, char **arguments) {
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    signal(SIGPIPE, SIG_IGN);  /* OpenSSL writes without MSG_NOSIGNAL */
 
     poller = epoll_create1(0);
-    struct epoll_event events[MOST_EVENTS] = {{EPOLLIN, {.fd = listener}}, {EPOLLIN, {.fd = STDIN_FILENO}}};
-    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &events[0]);
-    epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &events[1]);
+    if (count > 1 && !tls_begin(arguments[1])) return fprintf(stderr, "load_server: no TLS\n"), 1;
+    int listener = listen_somewhere(), tls_listener = count > 1 ? listen_somewhere() : -1;
+    if (listener < 0 || (count > 1 && tls_listener < 0)) return 1;
+    fflush(stdout);
+
+    struct epoll_event events[MOST_EVENTS] = {{EPOLLIN, {.fd = STDIN_FILENO}}};
+    epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &events[0]);
     for (;;) {
         long wait = heap_length ? (heap[0].at - now() + 999) / 1000 : -1;
         int found = streams ? await_until(heap[0].at, events)
@@ -283,7 +363,7 @@ int main(void) {
         for (int i = 0; i < found; i++) {
             int fd = events[i].data.fd;
             if (fd == STDIN_FILENO) return 0;
-            if (fd == listener) accept_all(listener);
+            if (fd == listener || fd == tls_listener) accept_all(fd, fd == tls_listener);
             else if (connections[fd]) receive(fd);
         }
         answer_due();

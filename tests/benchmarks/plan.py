@@ -4,16 +4,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .contestants import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS, STORED
+from . import starting, streaming
+from .contestants import STORED
 from .messaging import FLOOD, FROM_OUTSIDE, NESTED, RING, TO_AND_FRO
+from .peers import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS
 
-PARTS = ("http", "engine", "lazy", "store", "panel", "mesh", "import")
+PARTS = ("http", "tls", "engine", "lazy", "store", "panel", "stream", "mesh", "import", "start")
 """What may be run alone. ``store`` has of ``engine`` and ``lazy`` what a store takes part in."""
 
 KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
 SMALL_STORE = "store of 1 answer"
 WITH_PANEL, WITHOUT_PANEL = "with the panel", "without"
 QUICK_DISK, SLOW_DISK = "quick disk", "slow disk"
+APART = 0.02
+"""Seconds between two tokens of a stream."""
 
 Job = dict[str, Any]
 
@@ -30,11 +34,27 @@ class Race:
         Seconds until the server answers.
     n : int
         Prompts.
+    peers_n : int or None
+        Prompts of the peers, which take milliseconds for each; None: as many.
     """
 
     at_once: int
     delay: float
     n: int
+    peers_n: int | None = None
+
+    def jobs(self, kind: str) -> list[Job]:
+        """One for each contestant."""
+        return [
+            _job(
+                kind,
+                name,
+                at_once=self.at_once,
+                delay=self.delay,
+                n=(self.peers_n if name in PEERS else None) or self.n,
+            )
+            for name in OVER_HTTP
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +62,7 @@ class Plan:
     """One size of everything. Where a function answers at once, peers that take a hundred times as long get fewer."""
 
     races: tuple[Race, ...]
+    tls_races: tuple[Race, ...]
     engine_at_once: int
     engine_n: int
     engine_peers_n: int
@@ -52,10 +73,13 @@ class Plan:
     disk_n: int
     commit: float
     panels: tuple[Race, ...]
+    streams: int
+    tokens: int
     messages: int
     trace: int
     ring: int
     imports: tuple[str, ...]
+    starts: tuple[float, ...]
     rounds: int
 
     def jobs(self, part: str | None, *, peers: bool) -> Iterator[list[Job]]:
@@ -65,9 +89,9 @@ class Plan:
 
     def _groups(self, part: str | None) -> Iterator[list[Job]]:
         if part in (None, "http"):
-            for race in self.races:
-                sizes = {"at_once": race.at_once, "delay": race.delay, "n": race.n}
-                yield [_job("http", name, **sizes) for name in OVER_HTTP]
+            yield from (race.jobs("http") for race in self.races)
+        if part in (None, "tls"):
+            yield from (race.jobs("tls") for race in self.tls_races)
         if part in (None, "engine", "store"):
             yield [
                 _job(
@@ -92,6 +116,12 @@ class Plan:
                     _job("panel", name, view=view, **sizes)
                     for name, view in ((WITH_PANEL, "panel"), (WITHOUT_PANEL, None))
                 ]
+        if part in (None, "stream"):
+            yield [
+                _job("stream", name, at_once=n, n=n, tokens=self.tokens, apart=APART)
+                for name in streaming.CONTESTANTS
+                for n in [1 if name == streaming.ONE_SHOWN else self.streams]
+            ]
         if part in (None, "mesh"):
             yield [
                 _job("mesh", name, at_once=1, n=self.messages, agents=agents, warm_up=self.trace)
@@ -99,6 +129,9 @@ class Plan:
             ]
         if part in (None, "import"):
             yield [_job("import", module) for module in self.imports]
+        if part in (None, "start"):
+            for delay in self.starts:
+                yield [_job("start", name, at_once=1, n=1, delay=delay) for name in starting.CONTESTANTS]
 
     def _stores(self) -> Iterator[list[Job]]:
         full = f"store of {self.stored:,} answers"
@@ -119,11 +152,18 @@ def _job(kind: str, contestant: str, **sizes: Any) -> Job:
 
 FULL = Plan(
     races=(
-        Race(10, 0.0, 5_000),
-        Race(100, 0.0, 5_000),
-        Race(1_000, 0.0, 5_000),
-        Race(100, 0.05, 5_000),
-        Race(1_000, 0.2, 5_000),
+        Race(10, 0.0, 5_000, 1_000),
+        Race(100, 0.0, 5_000, 1_000),
+        Race(1_000, 0.0, 5_000, 2_000),
+        Race(100, 0.05, 5_000, 1_000),
+        Race(1_000, 0.2, 5_000, 2_000),
+    ),
+    tls_races=(  # as many for everybody: a handshake costs more than a request
+        Race(10, 0.0, 1_000),
+        Race(100, 0.0, 1_000),
+        Race(1_000, 0.0, 2_000),
+        Race(100, 0.05, 1_000),
+        Race(1_000, 0.2, 2_000),
     ),
     engine_at_once=100,
     engine_n=100_000,
@@ -135,15 +175,19 @@ FULL = Plan(
     disk_n=2_000,
     commit=0.2,
     panels=(Race(50, 0.5, 2_000), Race(100, 0.0, 100_000)),
+    streams=200,
+    tokens=250,
     messages=100_000,
     trace=12_000,
     ring=1_000,
-    imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", "async_batch_llm"),
+    imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", *PEER_MODULES),
+    starts=(0.2, 1.0),
     rounds=3,
 )
 
 QUICK = Plan(
     races=(Race(8, 0.02, 64),),
+    tls_races=(Race(8, 0.02, 64),),
     engine_at_once=8,
     engine_n=500,
     engine_peers_n=500,
@@ -154,10 +198,13 @@ QUICK = Plan(
     disk_n=50,
     commit=0.05,
     panels=(Race(10, 0.1, 100),),
+    streams=5,
+    tokens=20,
     messages=1_000,
     trace=100,
     ring=20,
     imports=("ceylon_nb", "asyncio"),
+    starts=(0.1,),
     rounds=1,
 )
 """For seeing that all of it works; its figures mean nothing."""

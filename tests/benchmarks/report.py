@@ -3,23 +3,21 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from . import bars
-from .columns import SECTIONS, Cell
+from . import bars, machine
+from .columns import NOTES, SECTIONS, Cell
 from .figures import Runs
 
 
 def write(results: dict[str, Any]) -> str:
     """All tables, as Markdown."""
     runs = Runs(results["runs"])
-    machine = results["machine"]
-    parts = [
-        f"Python {machine['python']}, {machine['cpus']} CPUs, load {machine['load']:.1f} at the start; medians of "
-        f"{results['rounds']} rounds, ratios within a round."
-    ]
+    parts = [machine.words(results)]
     for kind, (title, columns) in SECTIONS.items():
         found = runs.where(kind=kind)
         if found.runs:
-            parts += [f"### {title}", section(found, columns)]
+            parts += [f"### {title}", section(found, columns), *NOTES.get(kind, ())]
+    if results.get("failed"):
+        parts += ["### Failed, and left out above", "\n".join(f"- {said}" for said in results["failed"])]
     if results["full"]:
         parts += ["### The bar", table(bars.HEAD, bars.write(runs))]
     return "\n\n".join(parts) + "\n"
