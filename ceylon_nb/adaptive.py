@@ -250,14 +250,15 @@ class Estimate:
             return max(1, round(knee.best))
         return int(self._ceiling) if refused else None
 
-    def __str__(self) -> str:
-        """What was found, for the user; empty if nothing was."""
+    def words(self, advice: str = "") -> str:
+        """What was found, for the user; empty if nothing was. `advice` is what has it work on more at a time."""
         said, works_on = [], self.works_on
         if works_on is not None:
-            said.append(f"the server works on {'about ' if works_on > FEW else ''}{works_on:,} at a time")
-        if self._throttle.rate is not None:
-            said.append(f"it lets about {60 * self._throttle.rate:,.0f} requests a minute through")
-        return ", and ".join(said)
+            at_a_time = f"works on {'about ' if works_on > FEW else ''}{works_on:,} at a time"
+            said.append(f"{at_a_time}; {advice}" if advice else at_a_time)
+        if self.paced:
+            said.append(f"lets about {60 * self._throttle.proved:,.0f} requests a minute through")
+        return f"the server {', and '.join(said)}" if said else ""
 
 
 FEW = 8

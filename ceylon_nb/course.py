@@ -331,7 +331,7 @@ def _seen(course: weakref.ref[Course]) -> None:
     """Something is new of a row in flight. Weakly: what a row's call has begun, and outlives it, knows its trace."""
     alive = course()
     if alive is not None:
-        call_in(alive.loop, alive._news.changed)
+        alive._news.stirred(alive.loop)
 
 
 def _adapted(course: weakref.ref[Course]) -> None:

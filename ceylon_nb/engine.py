@@ -11,14 +11,16 @@ from . import frames
 from .errors import ConfigurationError, InvalidItem
 from .handle import Batch
 from .interrupts import listen
+from .kernel import in_kernel
 from .limits import Endpoint
+from .loop import load_now
 from .messages import sendable
 from .policy import AtOnce, check_options, with_policy
 from .storage.identity import Family, Question
 from .storage.place import StoreLike
 from .work import Storing, Work
 
-VIEWS = "ceylon_nb.views:attach"
+VIEWS, NEEDED = "ceylon_nb.views:attach", "ceylon_nb.views:needed"
 """Who shows a batch; found by name when one begins, as nothing here imports a view."""
 
 OPENING = 0.05
@@ -133,6 +135,12 @@ def _identify(family: Family, key: Callable[[Any], str], item: Any) -> Question:
     if not isinstance(text, str):
         raise InvalidItem(f"key= returned {type(text).__name__}, not text, so the answer would not be found again.")
     return family.asks(sendable(text))
+
+
+def prepare_views() -> None:
+    """In a notebook, import what batches are shown with: the first one would begin only after that."""
+    for module in pkgutil.resolve_name(NEEDED)() if in_kernel() else ():
+        load_now(module)
 
 
 def start(

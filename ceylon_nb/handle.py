@@ -177,8 +177,7 @@ class Batch:
     @property
     def found(self) -> str:
         """What ``max_at_once="auto"`` has found out about the server, in words; empty if nothing."""
-        said = str(self._work.estimate) if self.adaptive else ""
-        return f"{said}; {self._work.advice}" if said and self._work.advice else said
+        return self._work.estimate.words(self._work.advice) if self.adaptive else ""
 
     @property
     def panel(self) -> Any:

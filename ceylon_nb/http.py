@@ -100,6 +100,17 @@ class Client:
         self._given = _Given(transport) if transport is not None else None
         self._help_connecting = help_connecting
 
+    def prepare(self) -> None:
+        """Read the certificates that requests will need; it takes some hundredths of a second, once.
+
+        Raises
+        ------
+        ConfigurationError
+            There are none to be read.
+        """
+        if self._given is None and self._scheme == "https":
+            _ssl_context(*_authorities())
+
     async def post(self, body: bytes, *, timeout: float | None) -> Response:
         """Send `body`; returns when the last byte has come.
 
@@ -131,10 +142,11 @@ class Client:
         limit = TimeLimit(timeout)
         with self._translating(timeout):
             async with Stream() as opening:
-                opening.enter_context(limit)
+                limit.start()
+                opening.callback(limit.stop)
                 way: _Given | _Pool = self._given or await _pool(self._scheme, self._host)
                 opening.enter_context(way)
-                async with limit.waiting():
+                with limit:
                     response = await self._follow(way, await way.send(self._target, body), body)
                     opening.push_async_callback(response.aclose)
                     head = Response(response.status_code, response.headers)
@@ -142,28 +154,35 @@ class Client:
                         head = Response(head.status, head.headers, await self._read(response))
                 stream = opening.pop_all()
         stream.head = head
-        stream.chunks = await stream.enter_async_context(contextlib.aclosing(self._timed(response, timeout, limit)))
+        stream.chunks = await stream.enter_async_context(contextlib.aclosing(self._timed(response, limit, timeout)))
         return stream
 
-    async def _timed(self, response: Incoming, timeout: float | None, limit: TimeLimit) -> AsyncGenerator[bytes, None]:
-        """The body, all of it within the limit, and no two chunks further apart than SILENCE."""
+    async def _timed(self, response: Incoming, limit: TimeLimit, timeout: float | None) -> AsyncGenerator[bytes]:
+        """The body, all of it within the limit, and no two chunks further apart than SILENCE.
+
+        A token comes in a chunk of its own: what is done here is done for every token.
+        """
         url = self._address.url
-        silence: float | None = None  # a server may send its headers at once, and then let the request queue
+        unpack = Unpacker(response.headers, url)
+        stream: AsyncIterator[bytes] = aiter(response.stream)
         with self._translating(timeout):
-            async with contextlib.aclosing(_chunks(response, url)) as chunks:
+            try:
                 while True:
                     try:
-                        async with limit.waiting(), patient_timeout(silence):
-                            chunk = await anext(chunks, None)
-                    except TimeoutError as error:
-                        if limit.over:
-                            raise
-                        said = f"{url} fell silent for {silence:g} s in the middle of its answer. Ask again."
-                        raise errors.RequestTimeout(said, url=url) from error
-                    if chunk is None:
+                        with limit:
+                            data = await anext(stream)
+                    except StopAsyncIteration:
                         return
-                    yield chunk
-                    silence = SILENCE
+                    except TimeoutError as error:
+                        if limit.over or not limit.silent:
+                            raise
+                        said = f"{url} fell silent for {limit.silence:g} s in the middle of its answer. Ask again."
+                        raise errors.RequestTimeout(said, url=url) from error
+                    limit.silence = SILENCE  # not before: a server may send its headers, and then let the request queue
+                    yield unpack(data)
+            finally:
+                if isinstance(stream, AsyncGenerator):
+                    await stream.aclose()
 
     async def _follow(self, way: _Way, response: Incoming, body: bytes) -> Incoming:
         """The answer that redirects lead to, or the one that leads no further."""
@@ -284,7 +303,7 @@ async def _pool(scheme: str, host: str) -> _Pool:
 
     What the environment says of proxies and certificates is asked each time: a cell may have set it since.
     """
-    authorities = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")) if scheme == "https" else ()
+    authorities = _authorities() if scheme == "https" else ()
     key = (asyncio.get_running_loop(), authorities, proxy_for(scheme, host))
     pool = _pools.get(key)
     if pool is None:
@@ -305,6 +324,10 @@ class _Connector(aiohttp.TCPConnector):
         """As aiohttp; the time for connecting includes looking up the name, and knows of cells that block the loop."""
         async with patient_timeout(CONNECT_TIMEOUT):
             return await super()._create_connection(*args, **options)
+
+
+def _authorities() -> tuple[str | None, str | None]:
+    return os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
 
 
 async def _keep(key: _Key, session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

@@ -174,7 +174,7 @@ def just_interrupted() -> bool:
     return asyncio.get_running_loop() in _interrupted
 
 
-def interruptibly(block: Callable[[], None]) -> None:
+def interruptibly(block: Callable[[], object]) -> None:
     """Call what blocks a running loop; SIGINT ends it.
 
     The handler of `asyncio.run`, or ipykernel's for a cell that awaits, leaves everything to the loop, which is what

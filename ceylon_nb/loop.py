@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import importlib
 import os
 import threading
@@ -218,6 +219,7 @@ def _forget_after_fork() -> None:
     global _thread, _background, _lock
     _lock, _thread, _background = threading.Lock(), None, None
     _imports.clear()
+    _importing.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -289,24 +291,66 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 # -- imports ---------------------------------------------------------------------------------------------------------
 
 _imports: dict[str, Future[ModuleType]] = {}
+_importing: set[threading.Thread] = set()
 
 
 async def load(name: str) -> Any:
     """Import a module in a thread, so that the loop goes on: the HTTP libraries take 0.2 s, pandas 0.6 s."""
+    found = _imported(name)
+    return found.result() if found.done() else await asyncio.wrap_future(found)
+
+
+def load_now(name: str) -> Any:
+    """The same, and wait for it. An interrupt ends the waiting and not the import, which would leave half a module."""
+    found = _imported(name)
+    if not found.done():
+        ended = threading.Lock()
+        ended.acquire()
+        found.add_done_callback(lambda _: ended.release())
+        wait = functools.partial(acquire, ended)
+        try:
+            wait() if running() is None else interruptibly(wait)
+        except BaseException:
+            ignore_repeats()
+            raise
+    return found.result()
+
+
+def _imported(name: str) -> Future[ModuleType]:
+    """The import of a module, begun if it is the first, or the last one failed.
+
+    Its thread is no daemon: Python waits for it at its end, which may come right after an agent was built, as it would
+    otherwise stop in the midst of it, with a lock that others need to end.
+    """
     with _lock:
         found = _imports.get(name)
         if found is None or (found.done() and found.exception()):
             found = _imports[name] = Future()
             found.set_running_or_notify_cancel()  # so that whoever waits for it cannot cancel it
-            threading.Thread(target=_import, args=(name, found), name=f"import {name}", daemon=True).start()
-    return found.result() if found.done() else await asyncio.wrap_future(found)
+            thread = threading.Thread(target=_import, args=(name, found), name=f"import {name}", daemon=False)
+            _importing.add(thread)
+            thread.start()
+    return found
 
 
 def _import(name: str, found: Future[ModuleType]) -> None:
     try:
         found.set_result(importlib.import_module(name))
-    except Exception as error:  # noqa: BLE001 - whatever a module raises is for whoever wants it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a module raises is for whoever wants it
         found.set_exception(error)
+    finally:
+        _importing.discard(threading.current_thread())
+
+
+def _end_imports() -> None:
+    """Wait for imports before a fork: the child would have their locks, and nobody to release them."""
+    for thread in list(_importing):
+        if thread is not threading.current_thread() and thread.ident is not None:
+            thread.join(FAREWELL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_end_imports)
 
 
 def clock() -> float:

@@ -60,6 +60,17 @@ class News:
         """Wake who waits at once, and tell the listeners within PULSE; on the batch's loop."""
         if self._waiters:
             self._wake()
+        self._stir()
+
+    def stirred(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell the listeners within PULSE, and wake nobody; from any thread, with the batch's loop.
+
+        It is called for every token that comes, and most times they are going to be told by now.
+        """
+        if self._listeners and self._pulse is None:
+            call_in(loop, self._stir)
+
+    def _stir(self) -> None:
         if self._listeners and self._pulse is None:
             self._pulse = asyncio.get_running_loop().call_later(PULSE, self.tell)
 

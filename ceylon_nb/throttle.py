@@ -39,6 +39,11 @@ class Throttle:
         """Seconds from one request to the next; 0 if it does not matter."""
         return 1 / self.rate if self.rate else 0.0
 
+    @property
+    def proved(self) -> float:
+        """Requests a second that the server is known to let through: the pace, but no trial of a higher one."""
+        return min(self.rate or 0.0, self._refused_at)
+
     def answered(self, now: float) -> None:
         """A request came through."""
         self._answers.append(now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -133,47 +133,107 @@ def _line(seconds: float) -> _Line:
     return line
 
 
-class TimeLimit(contextlib.AbstractContextManager[None]):
-    """A patient time limit for several waits of one task and all that lies between them; leaving it ends it.
+class TimeLimit:
+    """A patient time limit for several waits, one after the other, and all that lies between them.
+
+    It begins with `start` and ends with `stop`; ``with limit:`` is a wait. A stream waits once for each token, so a
+    wait sets no timer: one stands for all of them, and if something has come since, it is set again when it rings.
 
     Attributes
     ----------
     over : bool
         Whether the time has passed.
+    silence : float or None
+        Seconds that a single wait may take, from the next one on; None for any.
+    silent : bool
+        Whether one has taken longer.
     """
 
+    __slots__ = (
+        "_asked",
+        "_ear",
+        "_expired",
+        "_loop",
+        "_seconds",
+        "_since",
+        "_task",
+        "_timer",
+        "over",
+        "silence",
+        "silent",
+    )
+
     def __init__(self, seconds: float | None) -> None:
-        self.over = False
+        self.over = self.silent = False
+        self.silence: float | None = None
+        self._loop = asyncio.get_running_loop()
         self._seconds = seconds
-        self._guard: asyncio.Timeout | None = None
-        self._stop: Callable[[], None] = lambda: None
+        self._timer: PatientTimer | None = None
+        self._ear: PatientTimer | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._expired = False
+
+    def start(self) -> None:
+        """From now on the time passes."""
+        if self._seconds is not None:
+            self._timer = PatientTimer(self._seconds, self._pass)
+
+    def stop(self) -> None:
+        """No time passes any more."""
+        for timer in (self._timer, self._ear):
+            if timer is not None:
+                timer.stop()
+        self._timer = self._ear = None  # they hold this, which would hold them: a circle
 
     def __enter__(self) -> None:
-        if self._seconds is not None:
-            self._stop = PatientTimer(self._seconds, self._pass).stop
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    @contextlib.asynccontextmanager
-    async def waiting(self) -> AsyncIterator[None]:
         """Wait for something, while there is time.
 
         Raises
         ------
         TimeoutError
-            The time is over.
+            By `__exit__`: the time is over, or the wait took too long.
         """
-        async with asyncio.timeout(0 if self.over else None) as self._guard:
-            try:
-                yield
-            finally:
-                self._guard = None
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._asked = task, task.cancelling()
+        self._since = self._loop.time()
+        if self._ear is None and self.silence is not None:
+            self._ear = PatientTimer(self.silence, self._listen)
+        if self.over:
+            self._loop.call_soon(self._expire)  # what lies ready is taken still
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        task, self._task = self._task, None
+        if self._expired and task is not None:
+            self._expired = False
+            if task.uncancel() <= self._asked and kind is asyncio.CancelledError:
+                raise TimeoutError from error  # as asyncio.timeout: unless somebody else has cancelled it as well
+
+    def _listen(self) -> None:
+        """The time of a wait has passed: of this one, or of one that has ended since."""
+        self._ear = None
+        if self._task is None or self.silence is None:
+            return  # the next wait listens
+        left = self._since + self.silence - self._loop.time()
+        if left > 0:
+            self._ear = PatientTimer(left, self._listen)
+        else:
+            self._loop.call_soon(self._fall_silent, self._since)
+
+    def _fall_silent(self, since: float) -> None:
+        if since == self._since:  # and no other wait has begun in this round
+            self.silent = True
+            self._expire()
 
     def _pass(self) -> None:
         self.over = True
-        if self._guard is not None:
-            self._guard.reschedule(asyncio.get_running_loop().time())
+        self._loop.call_soon(self._expire)
+
+    def _expire(self) -> None:
+        """End a wait; in the round after the one in which its time has passed, as what it waits for may just come."""
+        if self._task is not None and not self._expired:
+            self._expired = True
+            self._task.cancel()
 
 
 class PatientTimer:

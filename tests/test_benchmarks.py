@@ -44,7 +44,7 @@ def ran_well(done: subprocess.CompletedProcess[str], results: Path) -> Runs:
 
 @needs_server
 def test_a_quick_run_measures_everything_but_the_peers(tmp_path):
-    done = run_benchmarks("--quick", "--json", str(tmp_path / "results.json"), timeout=100)
+    done = run_benchmarks("--quick", "--json", str(tmp_path / "results.json"), timeout=200)
 
     runs = ran_well(done, tmp_path / "results.json")
     assert "environment" not in done.stderr, "a quick run makes none"

@@ -24,7 +24,7 @@ from ceylon_nb import timeouts
 from ceylon_nb.errors import WrongLoop
 from ceylon_nb.kernel import in_kernel
 from ceylon_nb.loop import awake, background, call_in, hold_awake, run_sync, stop_background
-from ceylon_nb.timeouts import STALL, PatientTimer, _PatientTimeout, patient_timeout
+from ceylon_nb.timeouts import STALL, PatientTimer, TimeLimit, _PatientTimeout, patient_timeout
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -813,6 +813,93 @@ assert not in_kernel()
 
 def test_ipykernel_alone_makes_no_kernel():
     assert output(python(KERNEL, "-W", "ignore")) == []
+
+
+# ---- a limit for many waits ----
+
+
+def test_many_waits_have_one_timer_for_their_silence():
+    async def main(loop: VirtualLoop) -> None:
+        limit = TimeLimit(None)
+        limit.start()
+        limit.silence = 100.0
+        for _ in range(1000):
+            with limit:
+                await asyncio.sleep(1)
+        assert len([at for at in loop.timers() if at > loop.now]) == 1
+        limit.stop()
+        assert not [at for at in loop.timers() if at > loop.now]
+        assert not limit.silent
+        assert not limit.over
+
+    virtually(main)
+
+
+@pytest.mark.parametrize("before", [0, 1, 60, 99.9, 100])
+def test_a_silence_counts_from_where_its_own_wait_began(before: float):
+    async def main(loop: VirtualLoop) -> None:
+        limit = TimeLimit(None)
+        limit.start()
+        limit.silence = 100.0
+        with limit:
+            await asyncio.sleep(before and 0.1)
+        await asyncio.sleep(before)
+        began = loop.now
+        with pytest.raises(TimeoutError), limit:
+            await asyncio.sleep(1000)
+        assert loop.now == pytest.approx(began + 100)
+        assert limit.silent
+        assert not limit.over
+        limit.stop()
+
+    virtually(main)
+
+
+def test_what_comes_in_the_round_in_which_its_time_has_passed_is_taken():
+    async def main(loop: VirtualLoop) -> None:
+        limit = TimeLimit(10)
+        limit.start()
+        came = loop.create_future()
+        loop.call_later(10 - 5e-10, came.set_result, "a token")  # within the clock's resolution
+        with limit:
+            assert await came == "a token"
+        assert limit.over
+        with limit:
+            pass  # what lies ready is taken still
+        with pytest.raises(TimeoutError), limit:
+            await asyncio.sleep(1)
+        assert loop.now == pytest.approx(10)
+        limit.stop()
+
+    virtually(main)
+
+
+def test_a_wait_in_which_the_loop_was_kept_busy_is_given_more_time():
+    async def main(loop: VirtualLoop) -> None:
+        limit = TimeLimit(None)
+        limit.start()
+        limit.silence = 5.0
+        with limit:
+            loop.call_later(1, loop.stall, 30)
+            await asyncio.sleep(50)  # in its own round, and twice as late as the silence was
+        limit.stop()
+
+    virtually(main)
+
+
+def test_a_wait_that_somebody_else_cancels_as_well_is_cancelled():
+    async def main(loop: VirtualLoop) -> None:
+        limit = TimeLimit(1)
+        limit.start()
+        task = asyncio.current_task()
+        assert task is not None
+        loop.call_later(1, task.cancel)
+        with pytest.raises(asyncio.CancelledError), limit:
+            await asyncio.sleep(10)
+        assert task.uncancel() == 0
+        limit.stop()
+
+    virtually(main)
 
 
 # ---- asyncio's debug mode ----

@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -20,7 +20,8 @@ from ollama._client import _parse_host
 
 from ceylon_nb import LlmAgent, Message, Reply, errors
 from ceylon_nb.providers import demo, framing
-from ceylon_nb.providers.base import Provider, Request, gather_stream, parse_retry_after
+from ceylon_nb.providers.base import Provider, Request, parse_retry_after
+from ceylon_nb.providers.deltas import gather_stream
 from ceylon_nb.providers.demo import Demo
 from ceylon_nb.providers.demo_tasks import answer as demo_answer
 from ceylon_nb.providers.function import Function
@@ -747,19 +748,20 @@ def test_nothing_of_a_provider_shows_its_key(fmt: str) -> None:
 # -- pieces of a stream ----------------------------------------------------------------------------------------------
 
 
-async def in_pieces(content: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
+def in_pieces(content: bytes, cuts: list[int]) -> Iterator[bytes]:
     places = sorted({0, len(content), *(cut % (len(content) + 1) for cut in cuts)})
     for begin, end in itertools.pairwise(places):
         yield content[begin:end]
 
 
-def collect(
-    split: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]], content: bytes, cuts: list[int]
-) -> list[bytes]:
-    async def main() -> list[bytes]:
-        return [piece async for piece in split(in_pieces(content, cuts))]
+def lines_of(content: bytes, cuts: list[int]) -> list[bytes]:
+    split = framing.Lines()
+    return [line for piece in in_pieces(content, cuts) for line in split.feed(piece)] + split.rest()
 
-    return asyncio.run(main())
+
+def events_of(content: bytes, cuts: list[int]) -> list[bytes]:
+    split = framing.Events()
+    return [event for piece in in_pieces(content, cuts) for event in split.feed(piece)]
 
 
 cuts_anywhere = st.lists(st.integers(0, 10_000), max_size=20)
@@ -768,7 +770,7 @@ cuts_anywhere = st.lists(st.integers(0, 10_000), max_size=20)
 @given(st.binary(max_size=200).map(lambda data: data.replace(b"\r", b"")), cuts_anywhere)
 def test_lines_are_the_same_however_they_come(content: bytes, cuts: list[int]) -> None:
     expected = content.split(b"\n")
-    assert collect(framing.lines, content, cuts) == (expected if expected[-1] else expected[:-1])
+    assert lines_of(content, cuts) == (expected if expected[-1] else expected[:-1])
 
 
 @given(
@@ -781,12 +783,12 @@ def test_events_are_the_same_however_they_come(contents: list[list[str]], end: s
         f": comment{end}id: 1{end}" + "".join(f"data: {line}{end}" for line in lines) + end for lines in contents
     )
     expected = ["\n".join(lines).encode() for lines in contents]
-    assert collect(framing.events, stream.encode(), cuts) == expected
+    assert events_of(stream.encode(), cuts) == expected
 
 
 def test_an_event_that_was_not_finished_is_none() -> None:
-    assert collect(framing.events, b"data: one\n\ndata: two\n", []) == [b"one"]
-    assert collect(framing.lines, b"one\ntwo", []) == [b"one", b"two"]
+    assert events_of(b"data: one\n\ndata: two\n", []) == [b"one"]
+    assert lines_of(b"one\ntwo", []) == [b"one", b"two"]
 
 
 # -- a function of the user's ----------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolPara
 
 from ceylon_nb import LlmAgent, errors
 from ceylon_nb.messages import CallsMessage, Message, Reply, ResultMessage, Tool, ToolCall
-from ceylon_nb.providers.base import Provider, Request, gather_stream
+from ceylon_nb.providers.base import Provider, Request
+from ceylon_nb.providers.deltas import gather_stream
 from ceylon_nb.providers.ollama import Ollama
 from ceylon_nb.providers.openai import OpenAI
 from ceylon_nb.testing import ModelServer, faults

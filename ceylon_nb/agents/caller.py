@@ -17,7 +17,8 @@ from ..loop import awake, clock
 from ..messages import UNKNOWN, CallsMessage, Prompt, Reply, Tool, ToolCall, Usage, as_messages
 from ..meters import Guess
 from ..policy import check_options
-from ..providers.base import Delta, Provider, Request, gather_stream
+from ..providers.base import Provider, Request
+from ..providers.deltas import Delta, Gathering
 from ..retry import attempts_made, backoff, retrying, time_left, worth_another_try
 from ..trace import flying, limited
 from ..urls import Address
@@ -173,14 +174,13 @@ class Caller:
         return reply
 
     async def _gather(self, request: Request) -> Reply:
-        began, flight, seen = clock(), flying.get(), []
+        began, flight, gathering = clock(), flying.get(), Gathering()
         async with aclosing(self.provider.stream(request)) as deltas:
             async for delta in deltas:
-                seen.append(delta)
+                gathering.add(delta)
                 if flight is not None and delta.text:
                     flight.heard(delta.text)
-        whole = self.hide("".join(delta.text for delta in seen))  # at once: a key may come in two pieces
-        reply = gather_stream([Delta(whole), *(replace(delta, text="") for delta in seen)])
+        reply = gathering.reply(self.hide)  # at once: a key may come in two pieces
         reply.latency = clock() - began
         return reply
 

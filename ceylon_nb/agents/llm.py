@@ -104,13 +104,19 @@ class LlmAgent(Agent):
     def build(self) -> LlmAgent:
         """Check the settings now instead of at the first call, by the environment as it now is; returns the agent.
 
+        What else a first call would wait for is done now, too: the first agent that a process builds imports what asks
+        over HTTP, and in a notebook the panel, for some tenths of a second. An interrupt ends the waiting.
+
         Raises
         ------
         ConfigurationError
             The address or the key cannot be right. Nothing is sent to find out.
         """
         self._providers.pop(self._settings.connection, None)
-        self._caller(self._settings)
+        provider = self._provider(self._settings)
+        if not _replaying():
+            provider.prepare()
+        engine.prepare_views()
         return self
 
     # -- the chain ----------------------------------------------------------------------------------------------
@@ -322,8 +328,7 @@ class LlmAgent(Agent):
             try:
                 provider = models.connect(self._model, settings.base_url, settings.api_key, settings.transport)
             except MissingAPIKey:
-                recorded = recording.current()
-                if recorded is None or recorded.record is not None:
+                if not _replaying():
                     raise
                 # not kept: after the replay there is a key, or an error
                 return models.connect(self._model, settings.base_url, "nothing is sent", settings.transport)
@@ -337,6 +342,8 @@ class LlmAgent(Agent):
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> LlmAgent:
+        if not (_replaying() or callable(self._model)):
+            await load("ceylon_nb.http")  # which `build` does not wait for, then
         return self.build()
 
     async def __aexit__(
@@ -344,6 +351,12 @@ class LlmAgent(Agent):
     ) -> None:
         http = await load("ceylon_nb.http")
         await http.close_idle()
+
+
+def _replaying() -> bool:
+    """Whether nothing is sent: everything is in a recording."""
+    recorded = recording.current()
+    return recorded is not None and recorded.record is None
 
 
 class Conversation:

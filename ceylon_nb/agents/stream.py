@@ -20,7 +20,7 @@ from .. import loop as loops
 from ..interrupts import explained
 from ..loop import awake, call_in, clock, run_errand, run_sync
 from ..messages import Reply
-from ..providers.base import Delta, gather_stream
+from ..providers.deltas import Delta, Gathering
 from ..retry import attempts_made
 
 log = logging.getLogger("ceylon_nb")
@@ -65,7 +65,8 @@ class Told:
     def say(self, text: str) -> None:
         """Add a piece."""
         self.texts.append(text)
-        self._tell()
+        if self._waiters or self._views:
+            self._tell()
 
     def end(self, reply: Reply | None = None, error: BaseException | None = None) -> None:
         """Let it have ended, once; without either it was closed."""
@@ -144,12 +145,16 @@ class Stream(AsyncIterator[str]):
         return self
 
     async def __anext__(self) -> str:
-        while self._read == len(self._told.texts):
-            await self._reach(self._read)
-            if self._told.ended and self._read == len(self._told.texts):
+        told = self._told
+        while self._read == len(told.texts):
+            if self._pulling or told.ended:
+                await self._reach(self._read)
+            else:  # the usual case, without what comes of others who read as well
+                await self._pull()
+            if told.ended and self._read == len(told.texts):
                 raise StopAsyncIteration
         self._read += 1
-        return self._told.texts[self._read - 1]
+        return told.texts[self._read - 1]
 
     def __await__(self) -> Generator[Any, None, Reply]:
         return self._whole().__await__()
@@ -265,20 +270,21 @@ async def _pieces(
     Not a method: a stream and a generator that hold each other are closed only when the garbage collector comes by.
     """
     began = clock()
-    seen: list[Delta] = []
+    gathering: Gathering | None = None
     attempts = 1
     try:
         try:
             with explained(interrupted, left=left), awake():
                 async for delta in deltas:
-                    attempts = attempts if seen else attempts_made.get()
-                    seen.append(delta)
+                    if gathering is None:
+                        gathering, attempts = Gathering(), attempts_made.get()
+                    gathering.add(delta)
                     if delta.text:
                         told.say(delta.text)
                         yield delta.text
         finally:
             await deltas.aclose()
-        reply = gather_stream(seen)
+        reply = (gathering or Gathering()).reply()
     except BaseException as error:
         told.end(error=error)
         raise

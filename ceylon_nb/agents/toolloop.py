@@ -20,7 +20,8 @@ import orjson
 from ..errors import NoSuchAction, RequestError, TooManyRounds, describe
 from ..loop import awake, clock, end
 from ..messages import CallsMessage, Done, Prompt, Reply, ResultMessage, ToolCall, Usage, sendable
-from ..providers.base import Delta, Provider, Request, gather_stream
+from ..providers.base import Provider, Request
+from ..providers.deltas import Delta, gather_stream
 from ..retry import attempts_made
 from ..trace import flying
 from . import threads

@@ -5,17 +5,18 @@ from __future__ import annotations
 import email.utils
 import re
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
 from ..allowance import LONGEST, hearing
-from ..loop import load
+from ..loop import load, load_now
 from ..messages import Message, Prompt, Reply, Tool, ToolCall, Usage, decode_json
 from ..urls import Address, mask
 from .calls import count_calls, parse_call
+from .deltas import Delta, no_text
 
 if TYPE_CHECKING:
     from ..http import Client, Handler, Response, Transport
@@ -47,27 +48,6 @@ class Request:
     tools: tuple[Tool, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of a streamed answer: text, or what is known at its end.
-
-    Attributes
-    ----------
-    tool_calls : tuple of ToolCall
-        Whole ones; the fragments that some servers send are put together before.
-    reply : Reply or None
-        The whole answer, from whoever has put it together: of several rounds the last one's text.
-    """
-
-    text: str = ""
-    model: str | None = None
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    raw: bytes = b""
-    tool_calls: tuple[ToolCall, ...] = ()
-    reply: Reply | None = None
-
-
 class Provider(Protocol):
     """A model server, seen through its wire format.
 
@@ -82,6 +62,10 @@ class Provider(Protocol):
     base_url: str
     account: str
     more_at_once: str
+
+    def prepare(self) -> None:
+        """Do what takes time and no request: imports, certificates."""
+        ...
 
     async def complete(self, request: Request) -> Reply:
         """Ask, and return when the whole answer is there."""
@@ -129,41 +113,27 @@ class Connection:
             Nobody can be asked at such an address.
         """
         if self._client is None:
-            http = await load("ceylon_nb.http")
-            transport = self._transport
-            if transport is None and self._handler is not None:
-                transport = http.embedded(self._handler)
-            self._client = http.Client(self._address, transport=transport, help_connecting=self._help_connecting)
+            self._client = self._connected(await load("ceylon_nb.http"))
         return self._client
 
+    def prepare(self) -> None:
+        """Make all that takes time and no request, so that the first one need not wait for it.
 
-def gather_stream(deltas: Iterable[Delta]) -> Reply:
-    """Fold a stream's pieces into the Reply that they were.
+        Raises
+        ------
+        ConfigurationError
+            As `client`; or there are no certificates to be read.
+        """
+        if self._client is None:
+            self._client = self._connected(load_now("ceylon_nb.http"))
+        self._client.prepare()
 
-    Raises
-    ------
-    EmptyReply
-        There is no text in them, and no action is asked for.
-    """
-    text, model, finish_reason, usage, raw = [], None, None, None, b""
-    calls: list[ToolCall] = []
-    for delta in deltas:
-        if delta.reply is not None:
-            return delta.reply
-        text.append(delta.text)
-        calls += delta.tool_calls
-        model, usage = delta.model or model, delta.usage or usage
-        finish_reason, raw = delta.finish_reason or finish_reason, delta.raw or raw
-    if not any(text) and not calls:
-        raise errors.EmptyReply("{}. {}".format(*no_text(finish_reason)))
-    said = "".join(text)
-    return Reply(said, model=model, finish_reason=finish_reason, usage=usage, raw=raw, tool_calls=tuple(calls))
-
-
-def no_text(finish_reason: str | None) -> tuple[str, str]:
-    """What is said of an answer without text, and what to do."""
-    said = f"The model answered without any text (finish_reason: {finish_reason or 'not given'})"
-    return said, "Raise max_tokens." if finish_reason == "length" else "Ask otherwise."
+    def _connected(self, http: Any) -> Client:
+        transport = self._transport
+        if transport is None and self._handler is not None:
+            transport = http.embedded(self._handler)
+        client: Client = http.Client(self._address, transport=transport, help_connecting=self._help_connecting)
+        return client
 
 
 # -- what a server says ----------------------------------------------------------------------------------------------

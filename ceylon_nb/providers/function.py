@@ -11,7 +11,8 @@ from typing import TypeAlias
 from .. import errors
 from ..messages import Message, Reply, sendable
 from ..timeouts import patient_timeout
-from .base import Delta, Request
+from .base import Request
+from .deltas import Delta
 
 AskFunction: TypeAlias = Callable[[list[Message]], Awaitable[str]]
 
@@ -37,6 +38,9 @@ class Function:
         self.name = getattr(ask, "__name__", type(ask).__name__)
         self.account = ""
         self.base_url = f"function:{self.name}:{_number(ask)}"
+
+    def prepare(self) -> None:
+        """There is nothing to prepare."""
 
     async def complete(self, request: Request) -> Reply:
         """Await the function.

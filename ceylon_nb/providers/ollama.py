@@ -10,7 +10,6 @@ import ipaddress
 import os
 import urllib.parse
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
@@ -18,9 +17,10 @@ import orjson
 from .. import errors
 from ..messages import CallsMessage, Message, Reply, ResultMessage, ToolCall
 from ..urls import Address, mask
-from .base import Connection, Delta, Request, Server, count_tokens, text_or_none
+from .base import Connection, Request, Server, count_tokens, text_or_none
 from .calls import offer
-from .framing import lines
+from .deltas import Delta
+from .framing import Lines
 
 if TYPE_CHECKING:
     from ..http import Handler, Transport
@@ -76,6 +76,10 @@ class Ollama:
             help_connecting="Is Ollama running there? Start it with `ollama serve`, or set OLLAMA_HOST or base_url.",
         )
 
+    def prepare(self) -> None:
+        """Import what asks, and read certificates."""
+        self._connection.prepare()
+
     async def complete(self, request: Request) -> Reply:
         """Ask for the whole answer at once."""
         client = await self._connection.client()
@@ -93,9 +97,11 @@ class Ollama:
         client = await self._connection.client()
         async with await client.stream(_body(request, stream=True), timeout=request.timeout) as answer:
             self._server.check(answer.head, request.model)
-            said, calls = False, 0
-            async with aclosing(lines(answer.chunks)) as received:
-                async for line in received:
+            said, calls, lines, ended = False, 0, Lines(), False
+            while not ended:
+                chunk = await anext(answer.chunks, None)
+                ended = chunk is None
+                for line in lines.rest() if chunk is None else lines.feed(chunk):
                     if line.strip():
                         delta = self._delta(line, request, calls)
                         calls += len(delta.tool_calls)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import urllib.parse
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,10 @@ import orjson
 from .. import errors
 from ..messages import CallsMessage, Message, Reply, ResultMessage, ToolCall, Usage
 from ..urls import Address, mask
-from .base import Connection, Delta, Request, Server, count_tokens, text_or_none
+from .base import Connection, Request, Server, count_tokens, text_or_none
 from .calls import offer
-from .framing import events
+from .deltas import Delta
+from .framing import Events
 
 if TYPE_CHECKING:
     from ..http import Transport
@@ -77,6 +77,10 @@ class OpenAI:
             help_connecting="Check that the server runs and that base_url (or OPENAI_BASE_URL) is its address.",
         )
 
+    def prepare(self) -> None:
+        """Import what asks, and read certificates."""
+        self._connection.prepare()
+
     async def complete(self, request: Request) -> Reply:
         """Ask for the whole answer at once."""
         client = await self._connection.client()
@@ -97,20 +101,24 @@ class OpenAI:
                 delta = self._whole(b"".join([chunk async for chunk in answer.chunks]), request)
                 yield delta if delta.finish_reason else replace(delta, finish_reason="stop")
                 return
-            async with aclosing(events(answer.chunks)) as received:
-                async for event in received:
+            events, done = Events(), False
+            async for chunk in answer.chunks:
+                for event in events.feed(chunk):
                     if event.strip() == b"[DONE]":
-                        if reason is None:
-                            reason = "stop"
-                            calls = self._server.calls(fragments.joined(), request, event)
-                            said = said or bool(calls)
-                            yield Delta(finish_reason=reason, tool_calls=calls)
+                        done = True
                         break
                     if event.strip():
                         delta = self._delta(event, request, fragments)
                         reason = delta.finish_reason or reason
                         said = said or bool(delta.text or delta.tool_calls)
                         yield delta
+                if done:
+                    break
+            if done and reason is None:
+                reason = "stop"
+                calls = self._server.calls(fragments.joined(), request, b"[DONE]")
+                said = said or bool(calls)
+                yield Delta(finish_reason=reason, tool_calls=calls)
         if reason is None:  # a server may leave out [DONE], or why it stopped, but not both
             raise self._server.broke_off()
         if not said:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .. import errors
 from ..messages import Message, Reply, Tool, Usage, sendable
-from ..providers.base import Delta
+from ..providers.deltas import Delta
 from . import calls
 
 

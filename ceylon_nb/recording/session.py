@@ -21,8 +21,9 @@ from typing import Literal, Self, TypeAlias
 from ..errors import CeylonError, ConfigurationError, NotRecorded, RequestError
 from ..loop import clock
 from ..messages import Reply
-from ..providers.base import Delta, Request
+from ..providers.base import Request
 from ..providers.calls import count_calls
+from ..providers.deltas import Delta
 from ..retry import attempts_made
 from .file import File
 from .lines import Failure, Key, Question, Recorded

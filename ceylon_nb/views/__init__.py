@@ -38,6 +38,12 @@ def attach(run: Batch, view: str) -> None:
             cell.show_summary(run)
 
 
+def needed() -> tuple[str, ...]:
+    """The modules that take 0.1 s to import when the first batch is shown; none where nobody will see one."""
+    seen = in_kernel() and not switched_off() and someone_watches()
+    return (f"{__name__}.cell", f"{__name__}.panel", "numpy") if seen else ()
+
+
 def display(run: Watched) -> None:
     """What a notebook shows of a batch that is a cell's last line.
 

@@ -118,6 +118,10 @@ def run(python: str, job: plan.Job, load: server.LoadServer, shelf: disk.Shelf) 
         told["base_url"] = load.base_url(job["delay"], tls=job["kind"] == "tls")
     if job["kind"] == "tls":
         variables["SSL_CERT_FILE"] = str(load.authority)  # all of them trust whom it names, and verify
+    if job["kind"] == "stream":
+        told["base_url"] = load.stream_url(job["apart"], job["tokens"])
+    if job["kind"] == "start":
+        told["base_url"] = load.base_url(job["delay"])
     if job.get("stored"):
         told["store"] = str(shelf.store(job["stored"]))
     if job.get("commit"):

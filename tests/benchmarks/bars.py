@@ -21,16 +21,19 @@ from .figures import (
     micro,
     milli,
     over_ideal,
+    over_server,
     percent,
     refused,
     share,
     times,
+    token,
     update_rate,
     wall,
     wall_each,
 )
 from .peers import PEER
 from .plan import IN_STORE, QUICK_DISK, SLOW_DISK, WITH_PANEL, WITHOUT_PANEL
+from .streaming import WATCHED
 
 HEAD = ("what", "bar", "measured", "")
 
@@ -46,9 +49,11 @@ def _rows(runs: Runs) -> Iterable[list[str] | None]:
     yield from _engine_bars(runs.where(kind="engine"))
     yield from _store_bars(runs)
     yield from _panel_bars(runs.where(kind="panel"))
+    yield from _stream_bars(runs.where(kind="stream"))
     yield from _mesh_bars(runs.where(kind="mesh"))
     yield from _auto_bars(runs.where(kind="auto"))
     yield _bar("import, ms", runs.where(kind="import", contestant="ceylon_nb").middle(wall), 0.15, milli)
+    yield from _start_bars(runs.where(kind="start"))
 
 
 def _http_bars(runs: Runs) -> Iterable[list[str] | None]:
@@ -98,6 +103,21 @@ def _panel_bars(runs: Runs) -> Iterable[list[str] | None]:
             yield _bar(f"% of a core that the panel adds, {which}", shown.more(without, core), 0.02, percent)
         yield _bar(f"updates of the panel a second, {which}", shown.middle(update_rate), 10, times)
         yield _bar(f"KB of the panel in its busiest second, {which}", shown.middle(busiest), 300e3, kilo)
+
+
+def _stream_bars(runs: Runs) -> Iterable[list[str] | None]:
+    for (name,) in runs.distinct("contestant"):
+        if name.startswith(WATCHED):
+            mine = runs.where(contestant=name)
+            what = f"CPU a token, µs, 200 streams × 50 tokens/s, with the panel, {name.removeprefix(WATCHED)}"
+            yield _bar(what, mine.middle(token), 60e-6, micro)
+
+
+def _start_bars(runs: Runs) -> Iterable[list[str] | None]:
+    for name, delay in runs.distinct("contestant", "delay"):
+        mine = runs.where(contestant=name, delay=delay)
+        what = f"first answer after build() over the server's {delay * 1000:g} ms, {name}"
+        yield _bar(what, mine.middle(over_server), 1.2, times)
 
 
 def _mesh_bars(runs: Runs) -> Iterable[list[str] | None]:

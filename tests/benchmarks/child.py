@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from . import adapting, contestants, messaging, peers, storing, watching
+from . import adapting, contestants, messaging, peers, starting, storing, streaming, watching
 from .contestants import STORE, Figures, finished, prompt
 from .meter import Meter
 
@@ -83,6 +83,8 @@ KINDS = {
     "deciding": storing.deciding,
     "disk": storing.on_disk,
     "panel": watching.watched,
+    "stream": streaming.streamed,
+    "start": starting.starting,
     "mesh": messaging.messaging,
 }
 

@@ -18,8 +18,10 @@ from .figures import (
     memory,
     milli,
     over_ideal,
+    over_server,
     server_each,
     times,
+    token,
     update_rate,
     wall,
     wall_each,
@@ -162,6 +164,26 @@ AUTO: dict[str, Cell] = {
     "what it says": said("words"),
 }
 
+STREAMS: dict[str, Cell] = {
+    "contestant": said("contestant"),
+    "streams": said("n"),
+    "tokens each": said("tokens"),
+    "CPU, µs a token": seen(token, 1e6, 1),
+    "× bare aiohttp": lambda mine, all_runs: times(mine.ratio(all_runs.where(contestant=BARE), token)),
+    "longest freeze, ms (computing)": freezes,
+    "updates of the panel/s": seen(update_rate, 1, 1),
+    "memory, MB": seen(memory, 1e-6, 1),
+}
+
+STARTS: dict[str, Cell] = {
+    "server": lambda mine, _: f"{mine.first('delay') * 1000:g} ms",
+    "the first answer": said("contestant"),
+    "import, s": seen("import", 1, 3),
+    "build, s": seen("build", 1, 3),
+    "from there to the answer, s": seen("first", 1, 3),
+    "× the server's": lambda mine, _: times(mine.middle(over_server)),
+}
+
 IMPORTS: dict[str, Cell] = {
     "import": lambda mine, _: f"`{mine.first('contestant')}`",
     "wall, s": seen(wall, 1, 3),
@@ -179,9 +201,11 @@ SECTIONS = {
     "deciding": ("Rows that are all in the store", DECIDING),
     "disk": ("Quick and slow disks, 5 ms a request", DISK),
     "panel": ("The live panel, in a kernel", PANEL),
+    "stream": ("Many streams, in a kernel, 50 tokens a second each", STREAMS),
     "mesh": ("Messages between agents", MESH),
     "auto": ('max_at_once="auto", against the best fixed number', AUTO),
     "import": ("Imports", IMPORTS),
+    "start": ("The first answer in a new process", STARTS),
 }
 """By kind of job."""
 

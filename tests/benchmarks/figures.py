@@ -130,6 +130,16 @@ def refused(run: Run) -> float:
     return float(run["refused"])
 
 
+def token(run: Run) -> float:
+    """CPU seconds a token."""
+    return float(run["token"])
+
+
+def over_server(run: Run) -> float:
+    """The first answer's time over the server's."""
+    return float(run["first"] / run["delay"])
+
+
 def memory(run: Run) -> float:
     """Bytes at the peak, above the start."""
     return float(run["memory"])

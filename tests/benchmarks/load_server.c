@@ -1,6 +1,8 @@
 /* A model server on loopback that costs next to nothing, so that what is measured is the client.
  *
  *   POST /d<ms>/v1/chat/completions   the same OpenAI chat completion, <ms> milliseconds after the request
+ *   POST /s<ms>x<n>/v1/chat/completions   a stream of <n> tokens, <ms> milliseconds apart, as server-sent events
+ *   POST /s<ms>x<n>/api/chat          the same as lines of JSON, as Ollama has it
  *   GET  /stats                       what happened since it was last asked, and what that cost here, as JSON
  *
  * It prints its port and ends when its standard input closes, so that it cannot outlive whoever started it.
@@ -41,8 +43,32 @@ static const char COMPLETION[] =
     "\"usage\":{\"prompt_tokens\":31,\"completion_tokens\":58,\"total_tokens\":89}}";
 
 typedef struct {
+    const char *path, *type, *token, *end;
+} Format;
+
+static const Format FORMATS[] = {
+    {"/v1/chat/completions", "text/event-stream",
+     "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1732000000,\"model\":\"load\","
+     "\"choices\":[{\"index\":0,\"delta\":{\"content\":\" battery\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n",
+     "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1732000000,\"model\":\"load\","
+     "\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n"},
+    {"/api/chat", "application/x-ndjson",
+     "{\"model\":\"load\",\"created_at\":\"2026-11-30T12:00:00.123456Z\","
+     "\"message\":{\"role\":\"assistant\",\"content\":\" battery\"},\"done\":false}\n",
+     "{\"model\":\"load\",\"created_at\":\"2026-11-30T12:00:00.123456Z\","
+     "\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done_reason\":\"stop\",\"done\":true,"
+     "\"total_duration\":8000000000,\"prompt_eval_count\":31,\"eval_count\":400}\n"},
+};
+
+typedef struct {
+    int left, apart, begun;  /* tokens; microseconds; whether the head was sent */
+    const Format *format;
+} Stream;
+
+typedef struct {
     unsigned born;  /* tells this connection from an earlier one on the same descriptor */
     int waiting;    /* a request is being answered; no other is read meanwhile */
+    Stream stream;  /* what is being sent, if its format is not NULL */
     int length;
     SSL *tls;  /* NULL where nothing is encrypted */
     char in[LARGEST_REQUEST + 1];
@@ -57,6 +83,7 @@ typedef struct {
 static Connection *connections[MOST_FDS];
 static Due *heap;  /* binary, by `at` */
 static int heap_length, heap_room, poller;
+static int streams;  /* that are being sent */
 static unsigned births;
 static long requests, refused, accepted, in_flight, peak;
 
@@ -140,22 +167,77 @@ static void tls_end(SSL *tls) { (void)tls; }
 
 static void hang_up(int fd) {
     in_flight -= connections[fd]->waiting;
+    streams -= connections[fd]->stream.format != NULL;
     if (connections[fd]->tls) tls_end(connections[fd]->tls);
     free(connections[fd]);
     connections[fd] = NULL;
     close(fd);
 }
 
-/* One answer at a time and smaller than any socket's buffer: it is written whole, or the client is gone. */
+/* Smaller than any socket's buffer, and nothing else is on its way: it is written whole, or the client is gone. */
+static int put(int fd, const char *out, int length) {
+    SSL *tls = connections[fd]->tls;
+    if ((tls ? tls_send(tls, out, length) : send(fd, out, length, MSG_NOSIGNAL)) == length) return 1;
+    hang_up(fd);
+    return 0;
+}
+
 static int answer(int fd, const char *status, const char *body) {
     char out[2048];
     int length = snprintf(out, sizeof out,
                           "HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n%s", status,
                           strlen(body), body);
-    SSL *tls = connections[fd]->tls;
-    if ((tls ? tls_send(tls, out, length) : send(fd, out, length, MSG_NOSIGNAL)) == length) return 1;
-    hang_up(fd);
+    return put(fd, out, length);
+}
+
+/* -- streams -- */
+
+/* Whether the request line asks for one; where it does, it begins: each at a moment of its own, so that tokens of many
+ * streams come spread over the time between two, as those of real ones do. */
+static int begin_stream(int fd, const char *line) {
+    Connection *c = connections[fd];
+    int apart = 0, tokens = 0, matched = 0;
+    if (sscanf(line, "POST /s%dx%d%n", &apart, &tokens, &matched) < 2 || apart < 1 || tokens < 1) return 0;
+    for (int i = 0; i < 2; i++) {
+        size_t length = strlen(FORMATS[i].path);
+        if (strncmp(line + matched, FORMATS[i].path, length) || line[matched + length] != ' ') continue;
+        c->stream = (Stream){tokens, apart * 1000, 0, &FORMATS[i]};
+        streams++;
+        push((Due){now() + apart * 1000L * (c->born * 617 % 1000) / 1000, fd, c->born});
+        return 1;
+    }
     return 0;
+}
+
+/* The next token, in a chunk of its own; returns 0 if the connection is gone. The head goes with the first one. */
+static int send_token(int fd, int first) {
+    Stream *stream = &connections[fd]->stream;
+    const char *text = stream->left ? stream->format->token : stream->format->end;
+    char out[2048];
+    int length = 0;
+    if (first)
+        length = snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\ncontent-type: %s\r\ntransfer-encoding: chunked\r\n\r\n",
+                          stream->format->type);
+    length += snprintf(out + length, sizeof out - length, "%zx\r\n%s\r\n%s", strlen(text), text,
+                       stream->left ? "" : "0\r\n\r\n");
+    return put(fd, out, length);
+}
+
+/* What is due of a stream; returns whether it has ended, and the connection is there still. */
+static int go_on(Due due) {
+    Stream *stream = &connections[due.fd]->stream;
+    if (!send_token(due.fd, !stream->begun)) return 0;
+    stream->begun = 1;
+    if (!stream->left--) return stream->format = NULL, streams--, 1;
+    push((Due){due.at + stream->apart, due.fd, due.born});
+    return 0;
+}
+
+/* As epoll_wait, for so many microseconds: in whole milliseconds, tokens of many streams would come in bunches. */
+static int await_until(long at, struct epoll_event *events) {
+    long left = at - now();
+    struct timespec wait = {left / 1000000, left % 1000000 * 1000};
+    return left > 0 ? epoll_pwait2(poller, events, MOST_EVENTS, &wait, NULL) : epoll_wait(poller, events, MOST_EVENTS, 0);
 }
 
 static const char *header(const char *from, const char *end, const char *name) {
@@ -178,6 +260,7 @@ static int serve(int fd) {
         if (c->length < whole) break;
         int stats = !strncmp(c->in, "GET /stats ", 11);
         sscanf(c->in, "POST /d%d/v1/chat/completions %n", &delay, &matched);
+        int streamed = begin_stream(fd, c->in);
         memmove(c->in, c->in + whole, c->length -= whole);
         if (stats) {
             char body[256];
@@ -186,6 +269,10 @@ static int serve(int fd) {
             requests = refused = accepted = 0;
             peak = in_flight;
             if (!answer(fd, "200 OK", body)) return 0;
+        } else if (streamed) {
+            requests++;
+            c->waiting = 1;
+            if (++in_flight > peak) peak = in_flight;
         } else if (!matched) {
             refused++;
             if (!answer(fd, "404 Not Found", "{}")) return 0;
@@ -232,9 +319,11 @@ static void answer_due(void) {
         Due due = pop();
         Connection *c = connections[due.fd];
         if (!c || c->born != due.born) continue;
+        int streamed = c->stream.format != NULL;
+        if (streamed && !go_on(due)) continue;
         c->waiting = 0;
         in_flight--;
-        if (answer(due.fd, "200 OK", COMPLETION)) serve(due.fd);
+        if (streamed || answer(due.fd, "200 OK", COMPLETION)) serve(due.fd);
     }
 }
 
@@ -269,7 +358,8 @@ int main(int count, char **arguments) {
     epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &events[0]);
     for (;;) {
         long wait = heap_length ? (heap[0].at - now() + 999) / 1000 : -1;
-        int found = epoll_wait(poller, events, MOST_EVENTS, heap_length && wait < 0 ? 0 : (int)wait);
+        int found = streams ? await_until(heap[0].at, events)
+                            : epoll_wait(poller, events, MOST_EVENTS, heap_length && wait < 0 ? 0 : (int)wait);
         for (int i = 0; i < found; i++) {
             int fd = events[i].data.fd;
             if (fd == STDIN_FILENO) return 0;

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from . import starting, streaming
 from .adapting import SCENES
 from .contestants import STORED
 from .messaging import FLOOD, FROM_OUTSIDE, NESTED, RING, TO_AND_FRO
 from .peers import AT_ONCE, OVER_HTTP, PEER_MODULES, PEERS
 
-PARTS = ("http", "tls", "engine", "lazy", "store", "panel", "mesh", "auto", "import")
+PARTS = ("http", "tls", "engine", "lazy", "store", "panel", "stream", "mesh", "auto", "import", "start")
 """What may be run alone. ``store`` has of ``engine`` and ``lazy`` what a store takes part in."""
 
 ONCE = ("lazy", "auto")
@@ -19,6 +20,8 @@ KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
 SMALL_STORE = "store of 1 answer"
 WITH_PANEL, WITHOUT_PANEL = "with the panel", "without"
 QUICK_DISK, SLOW_DISK = "quick disk", "slow disk"
+APART = 0.02
+"""Seconds between two tokens of a stream."""
 
 Job = dict[str, Any]
 
@@ -74,11 +77,14 @@ class Plan:
     disk_n: int
     commit: float
     panels: tuple[Race, ...]
+    streams: int
+    tokens: int
     messages: int
     trace: int
     ring: int
     auto_seconds: float
     imports: tuple[str, ...]
+    starts: tuple[float, ...]
     rounds: int
 
     def jobs(self, part: str | None, *, peers: bool) -> Iterator[list[Job]]:
@@ -115,6 +121,12 @@ class Plan:
                     _job("panel", name, view=view, **sizes)
                     for name, view in ((WITH_PANEL, "panel"), (WITHOUT_PANEL, None))
                 ]
+        if part in (None, "stream"):
+            yield [
+                _job("stream", name, at_once=n, n=n, tokens=self.tokens, apart=APART)
+                for name in streaming.CONTESTANTS
+                for n in [1 if name == streaming.ONE_SHOWN else self.streams]
+            ]
         if part in (None, "mesh"):
             yield [
                 _job("mesh", name, at_once=1, n=self.messages, agents=agents, warm_up=self.trace)
@@ -124,6 +136,9 @@ class Plan:
             yield [_job("auto", name, at_once=scene.fixed, seconds=self.auto_seconds) for name, scene in SCENES.items()]
         if part in (None, "import"):
             yield [_job("import", module) for module in self.imports]
+        if part in (None, "start"):
+            for delay in self.starts:
+                yield [_job("start", name, at_once=1, n=1, delay=delay) for name in starting.CONTESTANTS]
 
     def _stores(self) -> Iterator[list[Job]]:
         full = f"store of {self.stored:,} answers"
@@ -167,11 +182,14 @@ FULL = Plan(
     disk_n=2_000,
     commit=0.2,
     panels=(Race(50, 0.5, 2_000), Race(100, 0.0, 100_000)),
+    streams=200,
+    tokens=250,
     messages=100_000,
     trace=12_000,
     ring=1_000,
     auto_seconds=25.0,
     imports=("ceylon_nb", "asyncio", "aiohttp", "httpx", "pandas", *PEER_MODULES),
+    starts=(0.2, 1.0),
     rounds=3,
 )
 
@@ -188,11 +206,14 @@ QUICK = Plan(
     disk_n=50,
     commit=0.05,
     panels=(Race(10, 0.1, 100),),
+    streams=5,
+    tokens=20,
     messages=1_000,
     trace=100,
     ring=20,
     auto_seconds=1.0,
     imports=("ceylon_nb", "asyncio"),
+    starts=(0.1,),
     rounds=1,
 )
 """For seeing that all of it works; its figures mean nothing."""

@@ -35,6 +35,10 @@ class LoadServer:
         """Where answers come after `delay` seconds."""
         return f"{self._tls_url if tls else self._url}/d{round(delay * 1000)}/v1"
 
+    def stream_url(self, apart: float, tokens: int) -> str:
+        """Where answers are streams of so many tokens, `apart` seconds from one to the next; without ``/v1``."""
+        return f"{self._url}/s{round(apart * 1000)}x{tokens}"
+
     def stats(self) -> dict[str, int]:
         """What happened since this was last asked.
 

@@ -1,9 +1,11 @@
 """A batch in a real kernel, with its panel and without: what that costs there, and what goes to the browser."""
 
 import asyncio
+import contextlib
 import json
 import queue
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from jupyter_client.manager import KernelManager
@@ -39,6 +41,10 @@ BEGIN = "measuring = asyncio.create_task(measure(VIEW)); await asyncio.sleep(0.1
 END = "print(json.dumps(await measuring))"
 
 
+Sent = list[tuple[float, int]]
+"""When something went to the browser, and how many bytes."""
+
+
 async def watched(job: dict[str, Any]) -> Figures:
     """Run it, and listen as a browser does.
 
@@ -48,28 +54,43 @@ async def watched(job: dict[str, Any]) -> Figures:
 
 
 def _watched(job: dict[str, Any]) -> Figures:
+    with kernel() as client:
+        names = {"LATENCY": job["latency"], "N": job["n"], "AT_ONCE": job["at_once"], "VIEW": job["view"]}
+        run_cell(client, "; ".join(f"{name} = {value!r}" for name, value in names.items()))
+        run_cell(client, SET_UP)
+        sent: Sent = []
+        run_cell(client, BEGIN, sent)
+        figures: Figures = json.loads(run_cell(client, END, sent))
+    return {**figures, **panel_figures(sent)}
+
+
+def panel_figures(sent: Sent) -> Figures:
+    """``updates``, ``bytes`` and ``most``: see `watched`."""
+    busiest = max((sum(size for when, size in sent if 0 <= when - began < 1) for began, _ in sent), default=0)
+    return {"updates": len(sent), "bytes": sum(size for _, size in sent), "most": busiest}
+
+
+@contextlib.contextmanager
+def kernel() -> Iterator[Any]:
+    """A kernel's client, for as long as the block lasts."""
     manager: Any = KernelManager(kernel_name="python3")
     manager.start_kernel()
     client = manager.client()
     client.start_channels()
     try:
         client.wait_for_ready(timeout=60)
-        names = {"LATENCY": job["latency"], "N": job["n"], "AT_ONCE": job["at_once"], "VIEW": job["view"]}
-        _run(client, "; ".join(f"{name} = {value!r}" for name, value in names.items()))
-        _run(client, SET_UP)
-        sent: list[tuple[float, int]] = []
-        _run(client, BEGIN, sent)
-        figures: Figures = json.loads(_run(client, END, sent))
+        yield client
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-    busiest = max((sum(size for when, size in sent if 0 <= when - began < 1) for began, _ in sent), default=0)
-    return {**figures, "updates": len(sent), "bytes": sum(size for _, size in sent), "most": busiest}
 
 
-def _run(client: Any, code: str, sent: list[tuple[float, int]] | None = None) -> str:
-    """Execute a cell; returns what it printed. What widgets send meanwhile goes into `sent`."""
-    cell, printed, ended = client.execute(code), "", False
+def run_cell(client: Any, code: str, sent: Sent | None = None, *, opened: int | None = None) -> str:
+    """Execute a cell; returns what it printed. What widgets send meanwhile goes into `sent`.
+
+    A row that is `opened` is asked for every second, as a browser does that shows it.
+    """
+    cell, printed, ended, asked = client.execute(code), "", False, 0.0
     while not ended:
         try:
             message = client.get_iopub_msg(timeout=120)
@@ -78,10 +99,13 @@ def _run(client: Any, code: str, sent: list[tuple[float, int]] | None = None) ->
         kind, content = message["msg_type"], message["content"]
         mine = message["parent_header"].get("msg_id") == cell
         if kind == "comm_open":
-            _greet(client, content["comm_id"])
+            _say(client, content["comm_id"], {"type": "hello", "have": 0})
         elif kind == "comm_msg" and sent is not None and content["data"].get("method") == "custom":
             size = len(json.dumps(content, ensure_ascii=False).encode()) + sum(map(len, message["buffers"]))
             sent.append((time.perf_counter(), size))
+            if opened is not None and time.perf_counter() - asked > 1:
+                asked = time.perf_counter()
+                _say(client, content["comm_id"], {"type": "open", "position": opened})
         elif kind == "error" and mine:
             raise RuntimeError("\n".join(content["traceback"]))
         elif kind == "stream" and mine and content["name"] == "stdout":
@@ -90,7 +114,7 @@ def _run(client: Any, code: str, sent: list[tuple[float, int]] | None = None) ->
     return printed
 
 
-def _greet(client: Any, comm: str) -> None:
-    """What the browser's side says once it is loaded."""
-    hello = {"method": "custom", "content": {"type": "hello", "have": 0}}
-    client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": comm, "data": hello}))
+def _say(client: Any, comm: str, content: dict[str, Any]) -> None:
+    """What the browser's side says: hello, once it is loaded."""
+    data = {"method": "custom", "content": content}
+    client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": comm, "data": data}))

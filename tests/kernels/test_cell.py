@@ -56,6 +56,16 @@ def test_the_panel_gives_way_to_the_summary(start: Start) -> None:
 
 
 @pytest.mark.slice
+@pytest.mark.parametrize(("environment", "imported"), [(WATCHED, ["anywidget", "numpy"]), (ALONE, [])])
+def test_an_agent_that_is_built_waits_for_the_panel_if_there_will_be_one(
+    start: Start, environment: dict[str, str], imported: list[str]
+) -> None:
+    kernel = start(**environment)
+    kernel.run("import sys; from ceylon_nb import LlmAgent; agent = LlmAgent('a', 'demo::instant').build()")
+    assert kernel.value("sorted({'anywidget', 'numpy'} & set(sys.modules))") == imported
+
+
+@pytest.mark.slice
 def test_what_a_background_batch_leaves_is_left_by_the_cell_that_waits_as_well(start: Start) -> None:
     kernel = start(**WATCHED)
     began = kernel.run(MAP.replace("VIEW", "'auto'"))
