@@ -8,7 +8,8 @@ One `Estimate` for each server and account, shared by all batches that have ``ma
   above, or what is known would only be what was.
 * From refusals (429, 503, 529) with more in flight than were ever answered, that so many are too many: one less from
   then on, and one more after a while, which is longer each time (AIMD, as of D.-M. Chiu, R. Jain, 1989, its decrease
-  being what the server itself says). From timeouts and connections that break: less by a third.
+  being what the server itself says).
+* From timeouts and connections that break, while about as many as may be are in flight: less by a third, for now.
 * From other refusals, how often one may ask (`throttle`).
 """
 
@@ -55,7 +56,10 @@ PATIENCE, LONGEST_PATIENCE = 10.0, 80.0
 """Seconds after a refusal until more are tried again; doubled by each that comes before twice as many are over."""
 
 BACK_OFF = 0.7
-"""What remains of the number in flight after one that timed out, or whose connection broke."""
+"""What remains of the limit after a request that timed out, or whose connection broke."""
+
+BRIEF = 0.1
+"""Seconds: a queue that is over sooner is nobody's burden, and START or fewer that make it are not too many."""
 
 REFUSALS, FAILURES = frozenset({429, 503, 529}), frozenset({408, 504})
 """Statuses of a server that has too much to do, said at once; and after having tried."""
@@ -127,12 +131,10 @@ class Estimate:
 
     def failed(self, sent: Sent, error: BaseException) -> None:
         """It was not: refused, given up, or cancelled."""
-        blame = _blame(error)
+        refused, late = _blame(error)
         with self._lock:
             self.in_flight -= 1
-            if blame is None:
-                return
-            changed = self._step_back(sent, self._now(), blame)
+            changed = self._refuse(sent) if refused else self._relieve(sent) if late else False
         if changed:
             self._tell()
 
@@ -165,7 +167,8 @@ class Estimate:
             self._growth = 1.0
             headroom = max(1.0, (HEADROOM + NOISY_HEADROOM * noise) * knee.best)
             probe = PROBES.get(self._rounds % EVERY)
-            self._target = knee.best + headroom if probe is None else knee.best * probe + (probe > 1)
+            wanted = knee.best + headroom if probe is None else knee.best * probe + (probe > 1)
+            self._target = max(wanted, min(START, BRIEF * knee.best / knee.latency))
         else:
             self._growth = min(2.0, self._growth * FASTER)
             self._target = self._peak * self._growth + (self._growth < 2)
@@ -179,18 +182,26 @@ class Estimate:
             if self._ceiling > 2 * self._target:
                 self._ceiling = math.inf
 
-    def _step_back(self, sent: Sent, now: float, left: float) -> bool:
-        """Have fewer, or less often: `left` is what remains of the number in flight; 1 if one less will do."""
-        number, began = sent
-        too_many = number > self._proved or left < 1
+    def _refuse(self, sent: Sent) -> bool:
+        """Have fewer, or less often."""
+        now, (number, began) = self._now(), sent
+        too_many = number > self._proved
         if too_many:
-            self._ceiling = max(1.0, min(self._ceiling, number - 1.0 if left == 1 else math.floor(number * left)))
+            self._ceiling = max(1.0, min(self._ceiling, number - 1.0))
         if began >= self._reacted:  # the others were sent before the server was understood
             if not too_many:
                 self._throttle.refused(now, self.limit / max(self._latency, 0.001))
             again = now - self._quiet_since < 2 * self._patience
             self._patience = min(2 * self._patience, LONGEST_PATIENCE) if again else PATIENCE
             self._quiet_since = self._reacted = now
+        return self._set()
+
+    def _relieve(self, sent: Sent) -> bool:
+        """Have fewer for now, if there were about as many as there may be: else it is not their number."""
+        number, began = sent
+        if began >= self._reacted and number > self.limit / 2:
+            self._reacted = self._now()
+            self._target, self._growth = max(1.0, self.limit * BACK_OFF), 1.0
         return self._set()
 
     def _set(self) -> bool:
@@ -215,6 +226,10 @@ class Estimate:
     def join(self, share: Share) -> None:
         """Keep to it."""
         with self._lock:
+            self._divide()
+            if not self._shares:  # who comes now may ask about something else: not fewer than others begin with
+                self._target = max(self._target, float(START))
+                self._set()
             self._shares.add(share)
             self._divide()
         self._tell()
@@ -265,17 +280,15 @@ FEW = 8
 """Up to so many are counted, in words; above, it is "about"."""
 
 
-def _blame(error: BaseException) -> float | None:
-    """What remains of the number in flight after an error; None for one that is not about how many there are.
+def _blame(error: BaseException) -> tuple[bool, bool]:
+    """Whether an error says that there are too many, or they come too often; and whether it may come of that.
 
     The user's own functions raise their own libraries' errors: those have a status under one of three names.
     """
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     status = status or getattr(getattr(error, "response", None), "status_code", None)
-    if status in REFUSALS or getattr(error, "retry_after", None) is not None:
-        return 1.0
-    late = isinstance(error, (TimeoutError, ConnectionError))
-    return BACK_OFF if late or status in FAILURES else None
+    refused = status in REFUSALS or getattr(error, "retry_after", None) is not None
+    return refused, status in FAILURES or isinstance(error, (TimeoutError, ConnectionError))
 
 
 class Share:

@@ -39,6 +39,8 @@ class Knee:
         The number of requests: the least and the most that fit what was seen, and what fits best.
     widest : float
         The most in flight that there are samples of. A `high` from there on means: no knee was seen yet.
+    latency : float
+        Seconds that an answer takes as long as no more are in flight.
     spread : float
         Standard deviation of latencies over their mean, all else equal.
     """
@@ -47,6 +49,7 @@ class Knee:
     best: float
     high: float
     widest: float
+    latency: float
     spread: float
 
     @property
@@ -90,13 +93,13 @@ class Levels:
             for weight, number, total, _ in levels
         ]
         widest = max(number / weight for weight, number, *_ in levels)
-        fits = [(_misfit(points, math.log(knee)), knee) for knee in _candidates(widest)]
-        least = min(fits)[0]
-        possible = [knee for misfit, knee in fits if misfit <= least + DOUBT]
-        equal = [knee for misfit, knee in fits if misfit <= least + TIE]
+        fits = [(*_fit(points, math.log(knee)), knee) for knee in _candidates(widest)]
+        least, latency, _ = min(fits)
+        possible = [knee for misfit, _, knee in fits if misfit <= least + DOUBT]
+        equal = [knee for misfit, _, knee in fits if misfit <= least + TIE]
         # Where only more than the knee was seen, all that is below fits alike: go down towards it, not all at once.
         best = max(equal[0], equal[-1] * _down(equal[0] / equal[-1]))
-        return Knee(possible[0], best, possible[-1], widest, math.sqrt(variance))
+        return Knee(possible[0], best, possible[-1], widest, math.exp(latency), math.sqrt(variance))
 
 
 def _variance(levels: list[list[float]]) -> float:
@@ -106,11 +109,11 @@ def _variance(levels: list[list[float]]) -> float:
     return (within + PRIOR_WEIGHT * PRIOR_SPREAD**2) / (weights + PRIOR_WEIGHT)
 
 
-def _misfit(points: list[tuple[float, float, float]], log_knee: float) -> float:
-    """Chi-square of the law with this knee and the latency that fits it best."""
+def _fit(points: list[tuple[float, float, float]], log_knee: float) -> tuple[float, float]:
+    """Chi-square of the law with this knee, and the latency that fits it best, as a logarithm."""
     flat = [(latency - max(0.0, number - log_knee), weight) for number, latency, weight in points]
     mean = sum(latency * weight for latency, weight in flat) / sum(weight for _, weight in flat)
-    return sum(weight * (latency - mean) ** 2 for latency, weight in flat)
+    return sum(weight * (latency - mean) ** 2 for latency, weight in flat), mean
 
 
 def _down(width: float) -> float:

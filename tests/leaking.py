@@ -46,13 +46,15 @@ async def mixed(server: ModelServer, doomed: ModelServer, seen: list[weakref.ref
         seen.append(weakref.ref(run))
         assert len(await run) == 30
 
-        run = agent.map([f"hang {n}" for n in range(20)], view=None, fresh=True)  # cancelled midway
+        run = agent.map([f"hang {n}" for n in range(20)], max_at_once=8, view=None, fresh=True)  # cancelled midway
         seen.append(weakref.ref(run))
         await server.until(lambda server: server.active == 8)
         run.cancel()
         await run
 
-        run = agent.map([f"hang {n}" for n in range(20)], view=None, fresh=True)  # its awaiter interrupted
+        run = agent.map(
+            [f"hang {n}" for n in range(20)], max_at_once=8, view=None, fresh=True
+        )  # its awaiter interrupted
         seen.append(weakref.ref(run))
         awaiting = asyncio.ensure_future(awaited(run))
         await server.until(lambda server: server.active == 8)

@@ -155,7 +155,7 @@ def test_the_first_requests_pay_for_connections_and_are_left_out():
     assert estimate.limit > 100  # nothing says that eight were too many
 
 
-def test_a_timeout_takes_a_third_once():
+def test_a_timeout_takes_a_third_once_and_for_now():
     clock = Clock()
     estimate = Estimate(now=clock)
     asked(estimate, clock, 0.5, 8, rounds=2)
@@ -164,8 +164,57 @@ def test_a_timeout_takes_a_third_once():
     clock.now += 60
     for each in sent[::-1]:
         estimate.failed(each, errors.RequestTimeout("late"))
-    assert estimate.limit == 1 or estimate.limit == int(16 * 0.7)
-    assert estimate.in_flight == 0
+    assert (estimate.limit, estimate.in_flight) == (11, 0)
+    asked(estimate, clock, 0.5, 11, rounds=4)
+    assert estimate.limit > 16
+
+
+def test_one_late_request_among_few_is_not_about_their_number():
+    clock = Clock()
+    estimate = Estimate(now=clock)
+    asked(estimate, clock, 0.5, 8, rounds=2)
+    estimate.failed(estimate.begin(), errors.ConnectionLost("cut"))
+    assert estimate.limit == 16
+
+
+def test_quick_answers_one_after_the_other_are_not_too_many():
+    """A server that works on one at a time, each for a millisecond: eight wait for nothing that one would notice."""
+    clock = Clock()
+    estimate = Estimate(now=clock)
+    for _ in range(30):
+        sent = [estimate.begin() for _ in range(estimate.limit)]
+        for each in sent:
+            clock.now += 0.001
+            estimate.answered(each)
+        clock.now += 0.05
+    assert estimate.works_on == 1
+    assert estimate.limit == START
+
+
+def test_the_next_batch_begins_with_no_fewer_than_others():
+    """What was found was of other questions; it is found again in a moment, if it still holds."""
+
+    async def main(loop: VirtualLoop) -> tuple[int, int, int]:
+        estimate = Estimate(now=loop.time)
+        share = Share(estimate, lambda: None)
+        share.open()
+        for _ in range(30):
+            sent = [estimate.begin() for _ in range(estimate.limit)]
+            for each in sent:
+                await asyncio.sleep(0.5)
+                estimate.answered(each)
+        found = share.limit
+        share.close()
+        after = Share(estimate, lambda: None)
+        after.open()
+        begins = after.limit
+        another = Share(estimate, lambda: None)
+        another.open()
+        return found, begins, another.limit
+
+    found, begins, shared = virtually(main)
+    assert found <= 2
+    assert (begins, shared) == (START, START // 2)
 
 
 @pytest.mark.parametrize(
@@ -336,8 +385,8 @@ def test_a_real_server_that_works_on_four(model_server: ModelServer):
     assert "for Ollama, OLLAMA_NUM_PARALLEL raises that" in summary
     assert found in summary
     works_on = int(found.removeprefix("the server works on ").split()[0])
-    assert 3 <= works_on <= 6
-    assert limit <= 9
+    assert 3 <= works_on <= 8  # of 400 short rows the knee is not known better
+    assert limit <= 12
 
 
 def test_a_real_server_that_refuses_more_than_two(model_server: ModelServer):
@@ -459,6 +508,23 @@ def test_a_pace_never_falls_below_what_comes_through():
         throttle.refused(now, tried=12.0)
     assert throttle.rate is not None
     assert throttle.rate >= 8.9
+
+
+def test_a_bad_minute_is_no_bad_hour():
+    """Fifty refusals, each with one answer before it: a server that is ill. The pace is found again soon."""
+    throttle, now = Throttle(), 0.0
+    for _ in range(50):
+        now += 0.3
+        throttle.answered(now)
+        throttle.refused(now, tried=80.0)
+    assert throttle.rate is not None
+    assert throttle.rate >= 80 / 64
+    for _ in range(10):
+        throttle.refused(now, tried=80.0)  # and nothing comes through: that is not the pace
+    assert throttle.rate >= 80 / 64
+    now += 240
+    throttle.answered(now)
+    assert throttle.rate is None or throttle.rate > 10
 
 
 def test_a_server_without_a_rate_any_more():
