@@ -64,6 +64,10 @@ class Answer:
         self._response = response
         self.status_code = response.status
         self.headers: Mapping[str, str] = response.headers
+        if (
+            response.status != httpx.codes.OK
+        ):  # its words are shown: where aiohttp reads half surrogate pairs, httpx text
+            self.headers = httpx.Headers(response.raw_headers)
 
     @property
     def stream(self) -> AsyncIterable[bytes]:

@@ -395,6 +395,13 @@ def test_a_redirect_leaves_no_connection_behind(server: ModelServer) -> None:
     gc.collect()
 
 
+def test_where_a_server_points_is_text_that_can_be_kept_whatever_its_bytes() -> None:
+    redirect = b"HTTP/1.1 302 Found\r\nlocation: http://x/\xff\xe9\r\ncontent-length: 0\r\n\r\n"
+    with RawServer(redirect) as server, pytest.raises(errors.Redirected, match="points to http://x/") as caught:
+        asyncio.run(LlmAgent("a", "ollama::mock", base_url=server.url).send_message("hi"))
+    str(caught.value).encode()  # half a surrogate pair cannot be said in UTF-8
+
+
 def test_redirects_in_a_circle_end(server: ModelServer) -> None:
     server.plan = lambda _: faults.redirect("/api/chat")
     with pytest.raises(errors.Redirected, match="points to /api/chat"):
