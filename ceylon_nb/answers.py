@@ -8,8 +8,10 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import StoreError
 from .messages import UNKNOWN, Reply, Usage
 
 if TYPE_CHECKING:
@@ -94,9 +96,18 @@ class Answers:
         How many rows have their answer from the store.
     from_store : bytearray
         Whether each row has.
+    out : Path or None
+        The file in which they are as well; see `parquet.Delivered`, as of what follows.
+    trouble : StoreError or None
+        Why that cannot be written.
+    behind : bool
+        Whether too many wait for it.
+    changed : callable
+        Called, in any thread, when it is written, or cannot be.
     """
 
     keeps = True
+    trouble: StoreError | None = None
 
     def __init__(self) -> None:
         self.status = bytearray()
@@ -115,6 +126,7 @@ class Answers:
         self._numbers: dict[str, int] = {}
         self._failures: Counter[int] = Counter()
         self._input_tokens = self._output_tokens = 0
+        self.changed: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -188,6 +200,23 @@ class Answers:
             self.log.append(position)
         else:
             self._logged[position] = -1
+
+    @property
+    def out(self) -> Path | None:
+        """None."""
+        return None
+
+    @property
+    def behind(self) -> bool:
+        """Never."""
+        return False
+
+    def reopen(self) -> None:
+        """More may come."""
+
+    def deliver(self, *, whole: bool) -> bool:
+        """Whether they are all where they are to be, now that the batch has ended."""
+        return True
 
     def columns(self) -> Columns:
         """All rows as they stand now."""

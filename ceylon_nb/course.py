@@ -25,7 +25,7 @@ from typing import Any
 
 from . import loop as loops
 from .answers import CANCELLED, FAILED, OK
-from .errors import ungrouped
+from .errors import StoreError, ungrouped
 from .frames import Source
 from .keeping import Keeper
 from .loop import call_in, hold_awake, running
@@ -76,7 +76,7 @@ class Course:
         trace.changed = functools.partial(_seen, weakref.ref(self))
         self._answers = keeper.answers
         self._keeper = keeper
-        keeper.changed = lambda: call_in(self.loop, self._kept)
+        keeper.changed = keeper.answers.changed = lambda: call_in(self.loop, self._kept)
         self._waits_for_store = False
         self._begun = False
         self._to_move_to: tuple[Ledger | None] | None = None
@@ -192,6 +192,7 @@ class Course:
             self._let_go = hold_awake(self.loop)
         self.workers.only_again = only_again
         self._waits_for_store = True
+        self._answers.reopen()
         self._keeper.open()
         self._kept()
 
@@ -199,8 +200,8 @@ class Course:
         """Rows were shown, or the store is open, or it failed."""
         if not self._begun:
             return
-        if self._keeper.error is not None:
-            self._store_failed(self._keeper.error)
+        if self._trouble is not None:
+            self._store_failed(self._trouble)
         elif self._waits_for_store and self._keeper.ready and self.state == "running":
             self._waits_for_store = False
             self.workers.start()
@@ -208,8 +209,16 @@ class Course:
         if self.workers.idle and self._let_go is not None:
             self._settle()
 
-    def _store_failed(self, error: BaseException) -> None:
-        if self.error is None:
+    @property
+    def _trouble(self) -> StoreError | None:
+        """Why answers cannot be written where they belong."""
+        return self._keeper.error or self._answers.trouble
+
+    def _store_failed(self, error: StoreError) -> None:
+        if self.error is None and error is self._answers.trouble:
+            error.add_note("Nothing is lost, and nothing more is asked: make room, and run.resume() goes on.")
+            log.warning("%r: %s %s", self._news.batch, error, error.__notes__[-1])
+        elif self.error is None:
             where = "in run.frame" if self._answers.keeps else "in memory"
             error.add_note(
                 f"{self._keeper.unwritten:,} answers are {where} and not on disk; nothing more is asked. "
@@ -217,7 +226,7 @@ class Course:
             )
             log.warning("%r: %s %s", self._news.batch, error, error.__notes__[-1])
         self.error = error
-        if self.state == "running":
+        if self.state in ("running", "done"):
             self._stand_still("paused")
         self.workers.leave_source()
 
@@ -258,7 +267,7 @@ class Course:
         if not self._keeper.settled:
             self._keeper.flush()
             return
-        if self._keeper.error is not None:
+        if self._trouble is not None:
             pass  # whoever waits is told; what is not on disk stays with the keeper
         elif self._waits_for_store and self.state == "running":
             return
@@ -269,6 +278,8 @@ class Course:
         elif self.state == "running":
             workers.spawn()
             return
+        if self._trouble is None and self.state != "paused" and not self._answers.deliver(whole=self.state == "done"):
+            return  # it calls, once it has
         if self._let_go is not None:
             self._let_go()
             self._let_go = None

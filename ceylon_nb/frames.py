@@ -115,6 +115,9 @@ class Source:
     def forget(self, position: int) -> None:
         """Let go of an item that nobody will ask about again."""
 
+    def only(self, names: frozenset[str]) -> None:
+        """Nobody will ask about other columns than these."""
+
 
 _FORGOTTEN = object()
 

@@ -32,7 +32,7 @@ CHUNK = 20_000
 """Rows in memory at a time while a store is written to a file."""
 
 
-def check_path(path: Path) -> None:
+def check_path(path: Path, formats: Sequence[str] = WRITTEN) -> None:
     """Refuse a file that cannot be written to, before anything is sent.
 
     Raises
@@ -40,7 +40,7 @@ def check_path(path: Path) -> None:
     ConfigurationError
         None of .csv, .jsonl and .parquet, in a folder that is not there, or not ours to write to.
     """
-    if _check_format(path, WRITTEN) == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+    if _check_format(path, formats) == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigurationError(PARQUET)
     if not path.parent.is_dir():
         raise ConfigurationError(f"There is no folder {path.parent}.")
@@ -51,7 +51,9 @@ def check_path(path: Path) -> None:
 def _check_format(path: Path, formats: Sequence[str]) -> str:
     suffix = path.suffix.lower()
     if suffix not in formats:
-        raise ConfigurationError(f"{path} is neither {', '.join(formats[:-1])} nor {formats[-1]}.")
+        *others, last = formats
+        said = f"neither {', '.join(others)} nor {last}" if others else f"no {last} file"
+        raise ConfigurationError(f"{path} is {said}.")
     return suffix
 
 
