@@ -139,8 +139,8 @@ class Answers:
             if more <= 0:
                 return
             self.status.extend(bytes(more))
-            self._attempts.extend([0] * more)
-            self._latency.extend([math.nan] * more)
+            self._attempts.extend(array("I", [0]) * more)  # no list on the way, 8 bytes a row
+            self._latency.extend(array(self._latency.typecode, [math.nan]) * more)
             self.from_store.extend(bytes(more))
             self._kinds.extend(bytes(more))
             self.counts[WAITING] += more

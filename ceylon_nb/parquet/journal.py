@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 Record: TypeAlias = tuple[Any, ...]
 """The columns of `schema.COLUMNS`."""
 
-AT_HAND = 16_000_000
+AT_HAND = 8_000_000
 """Bytes of batches that are in memory at a time, roughly, while records are looked up."""
+
+
+def pool() -> pa.MemoryPool:
+    """Where Arrow takes memory from: its own pools keep some 50 MB for the next time."""
+    import pyarrow as pa
+
+    return pa.system_memory_pool()
 
 
 class Journal:
@@ -57,10 +64,10 @@ class Journal:
         import pyarrow as pa
 
         columns = [
-            pa.array(cells, field.type, from_pandas=True)
+            pa.array(cells, field.type, from_pandas=True, memory_pool=pool())
             for cells, field in zip(zip(*some, strict=True), self._schema, strict=True)
         ]
-        data = memoryview(pa.record_batch(columns, schema=self._schema).serialize())
+        data = memoryview(pa.record_batch(columns, schema=self._schema).serialize(memory_pool=pool()))
         self._file.seek(self._end)
         done = 0
         try:
@@ -88,6 +95,7 @@ class Journal:
         """
         import numpy as np
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         of = np.searchsorted(np.array(self._firsts), numbers, "right") - 1
         pieces = np.unique(of).tolist()
@@ -98,7 +106,8 @@ class Journal:
         starts = np.cumsum([0, *(batch.num_rows for batch in batches[:-1])])
         at = np.searchsorted(np.array(pieces), of)
         firsts = np.array(self._firsts)[of]
-        return pa.Table.from_batches(batches).take(pa.array(starts[at] + numbers - firsts))
+        chosen = pa.array(starts[at] + numbers - firsts)
+        return pc.take(pa.Table.from_batches(batches), chosen, memory_pool=pool())
 
     def _batch(self, piece: int) -> pa.RecordBatch:
         """One of the batches; those used last stay at hand."""
@@ -108,13 +117,14 @@ class Journal:
         offset, size = self._pieces[piece]
         if found is None:
             self._file.seek(offset)
-            data = bytearray()
-            while len(data) < size:
-                more = self._file.read(size - len(data))
+            data = bytearray(size)
+            done = 0
+            while done < size:
+                more = self._file.readinto(memoryview(data)[done:])
                 if not more:
                     raise OSError("the journal beside it ends too early")
-                data += more
-            found = pa.ipc.read_record_batch(pa.py_buffer(bytes(data)), self._schema)
+                done += more
+            found = pa.ipc.read_record_batch(pa.py_buffer(data), self._schema)
             self._bytes_at_hand += size
         self._at_hand[piece] = found
         while self._bytes_at_hand > AT_HAND:

@@ -58,11 +58,11 @@ def written(path: Path, index: Any) -> Iterator[Callable[[NDArray[np.int64], pa.
     kinds["status"] = pa.dictionary(pa.int8(), pa.string())
     schema = pa.schema([*before, ("reply", kinds.pop("reply")), *kinds.items()], metadata=_for_pandas())
     words = pa.array(STATUSES)
-    with pq.ParquetWriter(path, schema) as file:
+    with pq.ParquetWriter(path, schema, memory_pool=pa.system_memory_pool()) as file:
 
         def add(positions: NDArray[np.int64], found: pa.Table) -> None:
             columns = {name: found.column(name) for name in COLUMNS}
-            codes = found.column("status").combine_chunks()
+            codes = found.column("status").combine_chunks(memory_pool=pa.system_memory_pool())
             columns["status"] = pa.DictionaryArray.from_arrays(codes, words)
             columns["position"] = pa.array(positions)
             if labels is not None:

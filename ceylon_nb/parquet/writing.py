@@ -38,7 +38,7 @@ NOWHERE = -1
 
 GROUP = 16_384
 """Rows in a row group, at the most."""
-LARGEST = 8_000_000
+LARGEST = 4_000_000
 """Bytes in a row group, roughly, at the most."""
 
 
@@ -111,7 +111,7 @@ class Delivered(Tally):
             return self._delivered is not None
 
     def _extend(self, more: int) -> None:
-        self._places.extend([NOWHERE] * more)
+        self._places.extend(array("q", [NOWHERE]) * more)
 
     def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
         if status not in (OK, FAILED):
