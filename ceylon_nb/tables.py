@@ -23,8 +23,7 @@ from .messages import decode_json
 if TYPE_CHECKING:
     import pandas as pd
 
-READ = (".csv", ".jsonl")
-WRITTEN = (*READ, ".parquet")
+READ = WRITTEN = (".csv", ".jsonl", ".parquet")
 
 PARQUET = "A .parquet file needs pyarrow: pip install pyarrow."
 
@@ -58,7 +57,9 @@ def _check_format(path: Path, formats: Sequence[str]) -> str:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table from a .csv file (every cell as the text it is) or a .jsonl file (an object a line, cells as they are).
+    """A table from a .csv file (every cell as the text it is), a .jsonl file (an object a line) or a .parquet file.
+
+    Of the last two, cells are as they are.
 
     Raises
     ------
@@ -68,7 +69,11 @@ def read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     suffix = _check_format(path, READ)
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigurationError(PARQUET)
     try:
+        if suffix == ".parquet":
+            return pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
         if suffix == ".jsonl":
             return pd.DataFrame(list(_objects_in(path)), dtype=object)
         with warnings.catch_warnings():

@@ -42,6 +42,10 @@ LARGEST = 4_000_000
 """Bytes in a row group, roughly, at the most."""
 
 
+class _GoesOn(Exception):
+    """There will be other answers, so the file is not wanted now."""
+
+
 class Delivered(Tally):
     """Answers that are kept in a Parquet file alone.
 
@@ -116,6 +120,7 @@ class Delivered(Tally):
     def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
         if status not in (OK, FAILED):
             self._places[position] = NOWHERE
+            self._changes += 1
             return
         usage = usage_of(reply)
         self._waiting.append(
@@ -170,20 +175,21 @@ class Delivered(Tally):
     def _finish(self, whole: bool, changes: int) -> None:
         """Write the file."""
         path = self._target if whole else self.partial
-        with _in_place_of(path) as hidden:
-            self._write(hidden)
-        if whole:
-            self.partial.unlink(missing_ok=True)
+        with contextlib.suppress(_GoesOn), _in_place_of(path) as hidden:
+            self._write(hidden, changes)
         if self._journal is not None:
             self._journal.rest()
         with self._lock:
-            if changes == self._changes:  # else it goes on by now
-                self._delivered, self._wanted = path, None
-                if whole and not self.counts[FAILED]:  # nothing that could be asked again
-                    self._journal = None
+            if changes != self._changes:  # it goes on by now
+                return
+            if whole:
+                self.partial.unlink(missing_ok=True)
+            self._delivered, self._wanted = path, None
+            if whole and not self.counts[FAILED]:  # nothing that could be asked again
+                self._journal = None
 
-    def _write(self, path: Path) -> None:
-        """Write the newest answer to each row, in order."""
+    def _write(self, path: Path, changes: int) -> None:
+        """Write the newest answer to each row, in order; the journal has them all, until the batch goes on."""
         import numpy as np
 
         journal = self._journal or Journal(self._target)
@@ -191,6 +197,8 @@ class Delivered(Tally):
         with written(path, self._index) as add:
             for first in range(0, len(self._places), step):
                 with self._lock:
+                    if changes != self._changes:
+                        raise _GoesOn
                     places = np.array(self._places[first : first + step], np.int64)
                 answered = (places != NOWHERE).nonzero()[0]
                 if len(answered):
