@@ -32,7 +32,7 @@ from .schema import written
 
 TOGETHER = 4096
 """Answers that go into the journal together."""
-MOST = 4 * TOGETHER
+MOST = 2 * TOGETHER
 """Answers that may wait for the disk before nothing new is asked."""
 NOWHERE = -1
 
@@ -64,7 +64,6 @@ class Delivered(Tally):
 
     def __init__(self, path: Path, index: Any = None) -> None:
         super().__init__()
-        self._latency = array("d")
         self._target = path
         self._index = index
         self._places = array("q")  # of each row: the number of its newest record; NOWHERE while it has no answer
@@ -126,7 +125,7 @@ class Delivered(Tally):
         self._waiting.append(
             (
                 status, _said(reply), _clean(describe(error)), self._attempts[position],
-                self._latency[position], usage.input_tokens, usage.output_tokens,
+                round(self._latency[position], 6), usage.input_tokens, usage.output_tokens,
                 _clean(reply.finish_reason) if isinstance(reply, Reply) else None, bool(self.from_store[position]),
             )
         )  # fmt: skip
