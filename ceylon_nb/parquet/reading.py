@@ -192,12 +192,22 @@ class ParquetRows(Source):
             raise ConfigurationError(f"{self._path} cannot be read: {detail(error)}.") from error
 
 
+_opening = threading.Lock()
+
+
 def _opened(path: Path) -> Any:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if path.is_dir():
         raise IsADirectoryError("it is a folder; name one file")
-    return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+    with _opening:
+        pool = pa.default_memory_pool()
+        pa.set_memory_pool(pa.system_memory_pool())  # it takes what is set now; Arrow's own keeps 20 MB for next time
+        try:
+            return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        finally:
+            pa.set_memory_pool(pool)
 
 
 async def _in_thread(function: Callable[[], object]) -> None:
