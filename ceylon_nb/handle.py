@@ -340,9 +340,9 @@ class Batch:
             raise WrongLoop("The loop on which this batch runs stands still: write `await run` where it goes on.")
         ended = threading.Lock()  # not a Future: an interrupt inside one may leave it locked for good
         ended.acquire()
-        call_in(self._course.loop, lambda: self._course.finished.add_done_callback(lambda _: ended.release()))
         with explained(self._interrupted):
             try:
+                call_in(self._course.loop, lambda: self._course.finished.add_done_callback(lambda _: ended.release()))
                 if not (self.finished or loops.acquire(ended, timeout)):
                     raise TimeoutError(f"Not done within {timeout:g} s; the batch goes on.")
             except KeyboardInterrupt:
