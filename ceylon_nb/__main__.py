@@ -51,11 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="label a few reviews with the embedded model: no network, no key")
     demo.set_defaults(run=_demo)
 
-    ask = commands.add_parser("map", help="ask about every row of a .csv or .jsonl file")
+    ask = commands.add_parser("map", help="ask about every row of a .csv, .jsonl or .parquet file")
     ask.add_argument("table", type=Path, help="the file; its columns are the template's fields")
     ask.add_argument("template", help='for example "Classify the review: {text}"')
     ask.add_argument("--model", required=True, metavar="PROVIDER::MODEL", help="for example ollama::llama3.2")
-    ask.add_argument("--out", type=Path, help="a .csv or .jsonl file; without it, CSV on standard output")
+    ask.add_argument("--out", type=Path, help="a .csv, .jsonl or .parquet file; without it, CSV on standard output")
     ask.add_argument("--system-prompt", metavar="TEXT")
     ask.add_argument("--base-url", metavar="URL")
     ask.add_argument("--temperature", type=float)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-import statistics
 import threading
 from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from .errors import StoreError
 from .messages import UNKNOWN, Reply, Usage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 STATUSES = ("waiting", "ok", "failed", "cancelled")
 WAITING, OK, FAILED, CANCELLED = range(4)
+
+MOST_KINDS = 255
+"""Kinds of errors that are told apart in one batch; what comes then is OTHERS."""
+OTHERS = "others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +96,18 @@ class Answers:
         How many rows have their answer from the store.
     from_store : bytearray
         Whether each row has.
+    out : Path or None
+        The file in which they are as well; see `parquet.Delivered`, as of what follows.
+    trouble : StoreError or None
+        Why that cannot be written.
+    behind : bool
+        Whether too many wait for it.
+    changed : callable
+        Called, in any thread, when it is written, or cannot be.
     """
 
     keeps = True
+    trouble: StoreError | None = None
 
     def __init__(self) -> None:
         self.status = bytearray()
@@ -104,6 +122,11 @@ class Answers:
         self._logged = array("q")  # of each row: where in the log its answer stands; -1 while there is none
         self.counts = [0] * len(STATUSES)
         """How many rows have each status, by its number."""
+        self._kinds = bytearray()  # of each row that failed: the number of its error's kind
+        self._numbers: dict[str, int] = {}
+        self._failures: Counter[int] = Counter()
+        self._input_tokens = self._output_tokens = 0
+        self.changed: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -116,9 +139,10 @@ class Answers:
             if more <= 0:
                 return
             self.status.extend(bytes(more))
-            self._attempts.extend([0] * more)
-            self._latency.extend([math.nan] * more)
+            self._attempts.extend(array("I", [0]) * more)  # no list on the way, 8 bytes a row
+            self._latency.extend(array(self._latency.typecode, [math.nan]) * more)
             self.from_store.extend(bytes(more))
+            self._kinds.extend(bytes(more))
             self.counts[WAITING] += more
             self._extend(more)
 
@@ -140,14 +164,33 @@ class Answers:
     ) -> None:
         """Fill one row; an ok or failed one goes into the log."""
         with self._lock:
-            self.counts[self.status[position]] -= 1
+            before = self.status[position]
+            self.counts[before] -= 1
             self.counts[status] += 1
             self.reused += from_store - self.from_store[position]
             self.status[position] = status
             self._attempts[position] = attempts
             self._latency[position] = latency
             self.from_store[position] = from_store
+            if before == FAILED:
+                self._failures[self._kinds[position]] -= 1
+            if status == FAILED:
+                self._kinds[position] = kind = self._number(type(error).__name__)
+                self._failures[kind] += 1
+            elif status == OK and not from_store:
+                usage = usage_of(reply)
+                self._input_tokens += usage.input_tokens or 0
+                self._output_tokens += usage.output_tokens or 0
             self._keep(position, status, reply, error)
+
+    def _number(self, kind: str) -> int:
+        """Of a kind of error, so that a row is a byte; the last one stands for all that come later."""
+        known = self._numbers.get(kind)
+        if known is None:
+            if len(self._numbers) >= MOST_KINDS:
+                kind = OTHERS
+            known = self._numbers.setdefault(kind, len(self._numbers))
+        return known
 
     def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
         self._replies[position] = reply
@@ -157,6 +200,23 @@ class Answers:
             self.log.append(position)
         else:
             self._logged[position] = -1
+
+    @property
+    def out(self) -> Path | None:
+        """None."""
+        return None
+
+    @property
+    def behind(self) -> bool:
+        """Never."""
+        return False
+
+    def reopen(self) -> None:
+        """More may come."""
+
+    def deliver(self, *, whole: bool) -> bool:
+        """Whether they are all where they are to be, now that the batch has ended."""
+        return True
 
     def columns(self) -> Columns:
         """All rows as they stand now."""
@@ -196,17 +256,15 @@ class Answers:
 
     def summary(self) -> list[str]:
         """Lines on latency, tokens, further attempts and kinds of failure, each only if there is something to say."""
-        lines, rows = [], self.columns()
-        asked = zip(rows.latency, rows.status, rows.from_store, strict=True)
-        latencies = [latency for latency, status, found in asked if status == OK and not found]
+        lines = []
+        latencies = self._latencies()
         if len(latencies) > 1:
-            cuts = statistics.quantiles(latencies, n=20, method="inclusive")
-            longest = max(latencies)
-            lines.append(f"latency: median {cuts[9]:.2f} s, 95 % within {cuts[18]:.2f} s, longest {longest:.2f} s")
+            median, most, longest = _quantiles(latencies)
+            lines.append(f"latency: median {median:.2f} s, 95 % within {most:.2f} s, longest {longest:.2f} s")
         tokens_in, tokens_out = self.tokens()
         if tokens_in or tokens_out:
             lines.append(f"tokens: {tokens_in:,} in, {tokens_out:,} out")
-        again = sum(attempts - 1 for attempts in rows.attempts if attempts > 1)
+        again = self._further_attempts()
         if again:
             lines.append(f"{again:,} requests were second or later attempts")
         kinds = self.failures()
@@ -214,31 +272,51 @@ class Answers:
             lines.append("failures: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()))
         return lines
 
+    def _latencies(self) -> NDArray[np.float64]:
+        """Seconds, of the rows that were asked and answered."""
+        import numpy as np
+
+        with self._lock:
+            latencies = np.array(self._latency, np.float64)
+            asked = np.frombuffer(bytes(self.status), np.uint8) == OK
+            asked &= np.frombuffer(bytes(self.from_store), np.uint8) == 0
+        found: NDArray[np.float64] = latencies[asked]
+        return found
+
+    def _further_attempts(self) -> int:
+        import numpy as np
+
+        with self._lock:
+            attempts = np.array(self._attempts, np.int64)
+        return int((attempts - 1).clip(0).sum())
+
     def failures(self) -> Counter[str]:
         """How many rows failed, by the kind of error."""
-        if not self.counts[FAILED]:
-            return Counter()
         with self._lock:
-            return Counter(type(error).__name__ for error in self._errors if error is not None)
+            names = list(self._numbers)
+            return Counter({names[number]: count for number, count in self._failures.items() if count})
 
     def tokens(self) -> tuple[int, int]:
         """In and out, of what was asked for: what came from the store was paid for before."""
-        usages = [usage_of(reply) for reply, found in zip(self._replies, self.from_store, strict=True) if not found]
-        return (
-            sum(usage.input_tokens or 0 for usage in usages),
-            sum(usage.output_tokens or 0 for usage in usages),
-        )
+        return self._input_tokens, self._output_tokens
+
+
+def _quantiles(latencies: NDArray[np.float64]) -> list[float]:
+    """The median, what 95 % are within, and the longest."""
+    import numpy as np
+
+    found: list[float] = np.quantile(latencies, [0.5, 0.95, 1.0]).tolist()
+    return found
 
 
 class Tally(Answers):
-    """The same without replies and errors, which are in the store alone: ten bytes a row."""
+    """The same without replies and errors, which are elsewhere: eleven bytes a row."""
 
     keeps = False
 
     def __init__(self) -> None:
         super().__init__()
         self._latency = array("f")
-        self._input_tokens = self._output_tokens = 0
 
     def _extend(self, more: int) -> None:
         """Nothing more is kept."""
@@ -248,13 +326,7 @@ class Tally(Answers):
         return None, None
 
     def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
-        usage = UNKNOWN if self.from_store[position] else usage_of(reply)
-        self._input_tokens += usage.input_tokens or 0
-        self._output_tokens += usage.output_tokens or 0
-
-    def tokens(self) -> tuple[int, int]:
-        """In and out, of what was asked for."""
-        return self._input_tokens, self._output_tokens
+        """Nor this."""
 
 
 def usage_of(reply: Any) -> Usage:

@@ -26,7 +26,7 @@ from typing import Any
 from . import loop as loops
 from .adaptive import START, Estimate, Share
 from .answers import CANCELLED, FAILED, OK
-from .errors import ungrouped
+from .errors import StoreError, ungrouped
 from .frames import Source
 from .garbage import put_off
 from .keeping import Keeper
@@ -85,7 +85,7 @@ class Course:
         trace.changed = functools.partial(_seen, weakref.ref(self))
         self._answers = keeper.answers
         self._keeper = keeper
-        keeper.changed = lambda: call_in(self.loop, self._kept)
+        keeper.changed = keeper.answers.changed = lambda: call_in(self.loop, self._kept)
         self._waits_for_store = False
         self._begun = False
         self._to_move_to: tuple[Ledger | None] | None = None
@@ -219,6 +219,7 @@ class Course:
         self._keep_to_share()
         self.workers.only_again = only_again
         self._waits_for_store = True
+        self._answers.reopen()
         self._keeper.open()
         self._kept()
 
@@ -226,8 +227,8 @@ class Course:
         """Rows were shown, or the store is open, or it failed."""
         if not self._begun:
             return
-        if self._keeper.error is not None:
-            self._store_failed(self._keeper.error)
+        if self._trouble is not None:
+            self._store_failed(self._trouble)
         elif self._waits_for_store and self._keeper.ready and self.state == "running":
             self._waits_for_store = False
             self.workers.start()
@@ -235,8 +236,16 @@ class Course:
         if self.workers.idle and self._let_go is not None:
             self._settle()
 
-    def _store_failed(self, error: BaseException) -> None:
-        if self.error is None:
+    @property
+    def _trouble(self) -> StoreError | None:
+        """Why answers cannot be written where they belong."""
+        return self._keeper.error or self._answers.trouble
+
+    def _store_failed(self, error: StoreError) -> None:
+        if self.error is None and error is self._answers.trouble:
+            error.add_note("Nothing is lost, and nothing more is asked: make room, and run.resume() goes on.")
+            log.warning("%r: %s %s", self._news.batch, error, error.__notes__[-1])
+        elif self.error is None:
             where = "in run.frame" if self._answers.keeps else "in memory"
             error.add_note(
                 f"{self._keeper.unwritten:,} answers are {where} and not on disk; nothing more is asked. "
@@ -244,7 +253,7 @@ class Course:
             )
             log.warning("%r: %s %s", self._news.batch, error, error.__notes__[-1])
         self.error = error
-        if self.state == "running":
+        if self.state in ("running", "done"):
             self._stand_still("paused")
         self.workers.leave_source()
 
@@ -285,7 +294,7 @@ class Course:
         if not self._keeper.settled:
             self._keeper.flush()
             return
-        if self._keeper.error is not None:
+        if self._trouble is not None:
             pass  # whoever waits is told; what is not on disk stays with the keeper
         elif self._waits_for_store and self.state == "running":
             return
@@ -297,6 +306,8 @@ class Course:
             workers.spawn()
             return
         self._share.close()
+        if self._trouble is None and self.state != "paused" and not self._answers.deliver(whole=self.state == "done"):
+            return  # it calls, once it has
         if self._let_go is not None:
             self._let_go()
             self._let_go = None

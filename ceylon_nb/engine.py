@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import pkgutil
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from . import frames
+from . import frames, parquet
 from .errors import ConfigurationError, InvalidItem
 from .handle import Batch
 from .interrupts import listen
@@ -18,7 +19,7 @@ from .messages import sendable
 from .policy import AtOnce, check_options, with_policy
 from .storage.identity import Family, Question
 from .storage.place import StoreLike
-from .work import Storing, Work
+from .work import Storing, Work, file_for
 
 VIEWS, NEEDED = "ceylon_nb.views:attach", "ceylon_nb.views:needed"
 """Who shows a batch; found by name when one begins, as nothing here imports a view."""
@@ -31,7 +32,7 @@ View: TypeAlias = "str | Callable[[Batch], object] | None"
 
 def batch(
     fn: Callable[[Any], Awaitable[Any]],
-    items: frames.Items,
+    items: parquet.Items,
     *,
     max_at_once: AtOnce = "auto",
     max_per_minute: float | None = None,
@@ -43,6 +44,7 @@ def batch(
     fresh: bool = False,
     dedupe: bool = False,
     keep: bool = True,
+    out: str | os.PathLike[str] | None = None,
     view: View = "auto",
     name: str | None = None,
 ) -> Batch:
@@ -52,8 +54,9 @@ def batch(
     ----------
     fn : async callable
         Takes an item. What it returns is the row's reply; what it raises is the row's error.
-    items : DataFrame, Series, list, mapping, iterable or async iterable
-        A stream is pulled from only as fast as workers come free. A DataFrame's items are its rows (`frames.Row`).
+    items : DataFrame, Series, list, mapping, iterable, async iterable or path
+        A stream is pulled from only as fast as workers come free. A DataFrame's items are its rows (`frames.Row`), and
+        so are those of a .parquet file, which is read as they are asked for.
     max_at_once : int or "auto"
         Rows in flight at a time. ``"auto"`` begins with a few and finds out how many make sense: as many as are
         answered sooner together than one after another, and no more than are not refused (`adaptive`).
@@ -78,6 +81,11 @@ def batch(
         Ask equal questions once. Otherwise three equal rows are three questions and three answers.
     keep : bool
         Keep replies in memory. Without, they are in the store alone, and there is no frame: for millions of rows.
+    out : path, optional
+        A .parquet file for the answers, in place of a frame in memory, for as many as you like: the frame's columns,
+        after `position` and, where it is another, the label as `index`; what is no text as JSON. It takes its place
+        when the batch is done, and what was there stays until then. What a batch that was cancelled or stopped has is
+        beside it, in ``….partial.parquet``; `Batch.out` and ``await run`` say which. Needs pyarrow.
     view : str, callable or None
         ``"auto"``: in a notebook the live panel, or where nobody watches a summary in the end; ``"panel"`` or
         ``"static"``: one of these, whoever watches; ``"terminal"``: a progress bar; None: nothing. Or a function that
@@ -122,8 +130,8 @@ def batch(
     )
     return start(
         work,
-        frames.source(items),
-        Storing(store, fresh=fresh, dedupe=dedupe, keep=keep),
+        parquet.source(items),
+        Storing(store, fresh=fresh, dedupe=dedupe, keep=keep, out=file_for(out)),
         max_at_once=max_at_once,
         deadline=deadline,
         view=view,
@@ -154,7 +162,7 @@ def start(
         Nothing was called.
     """
     listen()
-    keeper = storing.keeper(work)
+    keeper = storing.keeper(work, source)
     ledger = functools.partial(storing.ledger, work, keeper, source)
     keeper.use(ledger(storing.store))
     run = Batch(work, source, keeper, ledger, max_at_once=max_at_once, deadline=deadline)

@@ -115,6 +115,9 @@ class Source:
     def forget(self, position: int) -> None:
         """Let go of an item that nobody will ask about again."""
 
+    def only(self, names: frozenset[str]) -> None:
+        """Nobody will ask about other columns than these."""
+
 
 _FORGOTTEN = object()
 
@@ -267,24 +270,34 @@ def to_frame(answers: Answers, items: Source) -> pd.DataFrame:
     length = max(len(rows.status), items.total or 0)
     pad = length - len(rows.status)
     index = _pandas_index(items.index, length)
-    codes = np.pad(np.array(memoryview(rows.status), np.int8), (0, pad))
-    usages = rows.usages
-    errors = [describe(error) for error in rows.errors]
-    reasons = [reply.finish_reason if isinstance(reply, Reply) else None for reply in rows.replies]
+    codes = np.frombuffer(rows.status, np.int8)
+    replied = [reply if isinstance(reply, Reply) else _NO_REPLY for reply in rows.replies]
+    usages = [reply.usage for reply in replied]
+    errors = np.empty(length, dtype=object)
+    for position in (codes == FAILED).nonzero()[0].tolist():
+        errors[position] = describe(rows.errors[position])
     return pd.DataFrame(
         {
             "reply": _objects(rows.replies, index),
-            "status": pd.Categorical.from_codes(codes, pd.Index(STATUSES)),
-            "error": _objects(errors, index),
+            "status": pd.Categorical.from_codes(np.pad(codes, (0, pad)), pd.Index(STATUSES)),
+            "error": pd.Series(errors, dtype=object, index=index),
             "attempts": np.pad(np.array(rows.attempts, np.int64), (0, pad)),
             "latency": np.pad(np.array(rows.latency, np.float64), (0, pad), constant_values=math.nan),
-            "input_tokens": pd.array([usage.input_tokens for usage in usages] + [None] * pad, dtype="Int64"),
-            "output_tokens": pd.array([usage.output_tokens for usage in usages] + [None] * pad, dtype="Int64"),
-            "finish_reason": _objects(reasons, index),
-            "from_store": np.pad(np.array(memoryview(rows.from_store), dtype=bool), (0, pad)),
+            "input_tokens": _counts([usage.input_tokens for usage in usages], pad),
+            "output_tokens": _counts([usage.output_tokens for usage in usages], pad),
+            "finish_reason": _objects([reply.finish_reason for reply in replied], index),
+            "from_store": np.pad(np.frombuffer(rows.from_store, dtype=bool), (0, pad)),
         },
         index=index,
+        copy=False,  # nobody else has these
     )
+
+
+EXACT = 2.0**53
+"""From here on floats skip whole numbers."""
+
+_NO_REPLY = Reply("")
+"""Stands in for what is no model's reply: it knows of no tokens and no reason."""
 
 
 def failed_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -304,9 +317,20 @@ def _objects(values: list[Any], index: Any) -> pd.Series[Any]:
     import pandas as pd
 
     column = np.empty(len(index), dtype=object)
-    for position, value in enumerate(values):
-        column[position] = value
+    column[: len(values)] = np.fromiter(values, object, len(values))  # a cell may be a list: no array of arrays
     return pd.Series(column, dtype=object, index=index)
+
+
+def _counts(values: list[int | None], pad: int) -> Any:
+    """A column of whole numbers, and of none where they are not known or where there is no row yet."""
+    import numpy as np
+    import pandas as pd
+
+    known = np.pad(np.array(values, np.float64), (0, pad), constant_values=math.nan)  # None becomes NaN
+    if np.nanmax(known, initial=0.0) >= EXACT:
+        return pd.array([*values, *[None] * pad], dtype="Int64")
+    unknown = np.isnan(known)
+    return pd.arrays.IntegerArray(np.where(unknown, 0, known).astype(np.int64), unknown)
 
 
 def _pandas_index(index: Any, length: int) -> Any:

@@ -50,8 +50,9 @@ MARGIN = 500
 class Batch:
     """A handle on many calls that run in the background.
 
-    ``await run`` gives the DataFrame; ``async for answer in run`` gives each `Answer` as it completes (leaving early
-    cancels the batch; `answers` only watches). `frame` may be asked at any moment.
+    ``await run`` gives the DataFrame (with ``out=`` the path of the file, with ``keep=False`` None); ``async for answer
+    in run`` gives each `Answer` as it completes (leaving early cancels the batch; `answers` only watches). `frame` may
+    be asked at any moment.
 
     Attributes
     ----------
@@ -101,7 +102,7 @@ class Batch:
         Raises
         ------
         ConfigurationError
-            With ``keep=False`` there is none.
+            With ``keep=False`` or ``out=`` there is none.
         """
         self._check_kept()
         return frames.to_frame(self._answers, self._source)
@@ -143,6 +144,11 @@ class Batch:
     def store(self) -> Path | None:
         """The file in which its answers are kept; None if there is none."""
         return self._keeper.path
+
+    @property
+    def out(self) -> Path | None:
+        """The file that ``out=`` named, once the batch is done; what there is so far, of one that was cancelled."""
+        return self._answers.out
 
     @property
     def from_store(self) -> int:
@@ -382,7 +388,8 @@ class Batch:
         self._check_loop()
         with explained(self._interrupted), awake():
             try:
-                await loops.load("pandas")
+                if self._answers.keeps:
+                    await loops.load("pandas")
                 await asyncio.wrap_future(self._course.finished)
             except asyncio.CancelledError:
                 await self._stop()
@@ -429,10 +436,15 @@ class Batch:
             await asyncio.wait([asyncio.wrap_future(self._course.finished)], timeout=FAREWELL)
 
     def _interrupted(self) -> str:
-        return f"Interrupted: {self._answered()} are in run.frame; run.resume() goes on."
+        return f"Interrupted: {self._answered()} are in {self._place}; run.resume() goes on."
+
+    @property
+    def _place(self) -> str:
+        """Where the answers are, for whoever was interrupted."""
+        return "run.frame" if self._answers.keeps else "run.out" if self.out is not None else "the store"
 
     def _left_alone(self) -> str:
-        return f"Interrupted: the batch itself goes on; {self._answered()} are in run.frame."
+        return f"Interrupted: the batch itself goes on; {self._answered()} are in {self._place}."
 
     def _answered(self) -> str:
         counts = self._answers.counts
@@ -442,9 +454,14 @@ class Batch:
     def _outcome(self) -> pd.DataFrame:
         if self._course.error is not None:
             raise self._course.error
-        return self.frame if self._answers.keeps else None  # type: ignore[return-value]
+        return self.frame if self._answers.keeps else self.out  # type: ignore[return-value]
 
     def _check_kept(self) -> None:
+        if self.out is not None:
+            raise ConfigurationError(
+                f"With out= the answers are in {self.out} alone, once the batch has ended: "
+                f"pandas.read_parquet({str(self.out)!r}) reads them."
+            )
         if not self._answers.keeps:
             raise ConfigurationError(
                 f"With keep=False the answers are in {self._keeper.path} alone: "

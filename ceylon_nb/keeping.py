@@ -117,7 +117,7 @@ class Keeper:
 
     async def room(self) -> None:
         """Return when no more than MOST rows wait for the disk: nothing more should be asked until then."""
-        while self.unwritten >= MOST and self.error is None:  # noqa: ASYNC110 - rare; not worth a thousand futures
+        while (self.unwritten >= MOST and self.error is None) or (self.answers.behind and self.answers.trouble is None):  # noqa: ASYNC110 - rare; not worth a thousand futures
             await asyncio.sleep(PAUSE)
 
     def open(self) -> None:
@@ -207,13 +207,13 @@ class Keeper:
     ) -> None:
         """Take a row's outcome, ok or failed."""
         ledger = self._ledger
-        if status == OK and ledger is not None and not storable(reply):
+        if status == OK and (ledger is not None or not self.answers.keeps) and not storable(reply):
             said = f"a {type(reply).__name__} is not stored, only what JSON can say: text, numbers, lists, dicts"
             if self.answers.keeps:
                 ledger = None
                 self._warn(f"{said[0].upper()}{said[1:]}. Such replies are in run.frame alone")
             else:
-                status, reply, error = FAILED, None, ConfigurationError(f"With keep=False {said}.")
+                status, reply, error = FAILED, None, ConfigurationError(f"Without a frame, {said}.")
         question, occurrence = self._asked.pop(position, (None, 0))
         if ledger is None and self._ledger is not None and question is not None:
             self._ledger.unclaim((question, occurrence))

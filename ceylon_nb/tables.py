@@ -23,8 +23,7 @@ from .messages import decode_json
 if TYPE_CHECKING:
     import pandas as pd
 
-READ = (".csv", ".jsonl")
-WRITTEN = (*READ, ".parquet")
+READ = WRITTEN = (".csv", ".jsonl", ".parquet")
 
 PARQUET = "A .parquet file needs pyarrow: pip install pyarrow."
 
@@ -32,7 +31,7 @@ CHUNK = 20_000
 """Rows in memory at a time while a store is written to a file."""
 
 
-def check_path(path: Path) -> None:
+def check_path(path: Path, formats: Sequence[str] = WRITTEN) -> None:
     """Refuse a file that cannot be written to, before anything is sent.
 
     Raises
@@ -40,7 +39,7 @@ def check_path(path: Path) -> None:
     ConfigurationError
         None of .csv, .jsonl and .parquet, in a folder that is not there, or not ours to write to.
     """
-    if _check_format(path, WRITTEN) == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+    if _check_format(path, formats) == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigurationError(PARQUET)
     if not path.parent.is_dir():
         raise ConfigurationError(f"There is no folder {path.parent}.")
@@ -51,12 +50,16 @@ def check_path(path: Path) -> None:
 def _check_format(path: Path, formats: Sequence[str]) -> str:
     suffix = path.suffix.lower()
     if suffix not in formats:
-        raise ConfigurationError(f"{path} is neither {', '.join(formats[:-1])} nor {formats[-1]}.")
+        *others, last = formats
+        said = f"neither {', '.join(others)} nor {last}" if others else f"no {last} file"
+        raise ConfigurationError(f"{path} is {said}.")
     return suffix
 
 
 def read(path: Path) -> pd.DataFrame:
-    """A table from a .csv file (every cell as the text it is) or a .jsonl file (an object a line, cells as they are).
+    """A table from a .csv file (every cell as the text it is), a .jsonl file (an object a line) or a .parquet file.
+
+    Of the last two, cells are as they are.
 
     Raises
     ------
@@ -66,7 +69,11 @@ def read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     suffix = _check_format(path, READ)
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigurationError(PARQUET)
     try:
+        if suffix == ".parquet":
+            return pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
         if suffix == ".jsonl":
             return pd.DataFrame(list(_objects_in(path)), dtype=object)
         with warnings.catch_warnings():

@@ -40,7 +40,7 @@ class Template:
         if template is None:
             if items.columns is not None:
                 raise TemplateError(
-                    "A DataFrame needs a template that says which columns to ask about, for example "
+                    "A table needs a template that says which columns to ask about, for example "
                     f'"{{{next(iter(items.columns), "text")}}}". Its columns are {listed(items.columns)}.'
                 )
             self._fields = [("", "", "", None)]
@@ -87,6 +87,11 @@ class Template:
         if self._is_whole:
             return _whole(item)
         return "".join(before + self._cell(item, name, spec, how) for before, name, spec, how in self._fields)
+
+    @property
+    def names(self) -> frozenset[str] | None:
+        """The columns that it names; None of a function, which may look at any."""
+        return None if self._call else frozenset(name for _, name, _, _ in self._fields if name)
 
     @property
     def _is_whole(self) -> bool:

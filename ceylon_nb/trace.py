@@ -105,11 +105,13 @@ class Trace:
 
     def attempts(self, position: int) -> list[tuple[float, float, str]]:
         """What was asked for one row: when it began, how many seconds it took, and ``"ok"`` or what went wrong."""
+        import numpy as np  # a loop over 200,000 spans takes 10 ms of a loop that has other things to do
+
         with self._lock:
+            found = (np.frombuffer(self._position, np.uintc) == position).nonzero()[0].tolist()
             return [
                 (self._began[at], self._ended[at] - self._began[at], self._said.get(at, KINDS[self._kind[at]]))
-                for at, row in enumerate(self._position)
-                if row == position
+                for at in found
             ]
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from . import recording
+from . import recording, tables
 from .adaptive import Estimate
 from .answers import Answers, Tally
 from .errors import ConfigurationError
 from .frames import Source
 from .keeping import Keeper
 from .limits import Endpoint
+from .parquet import Delivered
 from .storage.identity import Family, Question
 from .storage.ledger import Ledger
 from .storage.place import StoreLike, locate
@@ -69,8 +72,9 @@ class Storing:
     fresh: bool
     dedupe: bool
     keep: bool
+    out: Path | None = None
 
-    def keeper(self, work: Work) -> Keeper:
+    def keeper(self, work: Work, source: Source) -> Keeper:
         """What takes the answers, without its ledger.
 
         Raises
@@ -80,6 +84,9 @@ class Storing:
         """
         if self.dedupe and work.identify is None:
             raise ConfigurationError("dedupe=True of a function needs key=, a function from item to text.")
+        if self.out is not None:
+            tables.check_path(self.out, (".parquet",))
+            return Keeper(Delivered(self.out, source.index), work.identify, dedupe=self.dedupe)
         return Keeper(Answers() if self.keep else Tally(), work.identify, dedupe=self.dedupe)
 
     def ledger(self, work: Work, keeper: Keeper, source: Source, store: StoreLike) -> Ledger | None:
@@ -88,7 +95,7 @@ class Storing:
             store = None
         path = locate(store) if work.family is not None else None
         if path is None or work.family is None:
-            if not self.keep:
+            if not self.keep and self.out is None:
                 raise ConfigurationError(
                     "keep=False keeps answers in the store alone, and there is none: name a file in store=, and "
                     "for a function of yours a key=."
@@ -104,3 +111,18 @@ class Storing:
             on_landed=keeper.landed,
             on_failed=keeper.failed,
         )
+
+
+def file_for(out: str | os.PathLike[str] | None) -> Path | None:
+    """The file that is meant, wherever Python goes from here.
+
+    Raises
+    ------
+    ConfigurationError
+        It is no path.
+    """
+    if out is None:
+        return None
+    if out == "" or not isinstance(out, str | os.PathLike):
+        raise ConfigurationError(f"out is the path of a .parquet file, not {out!r}.")
+    return Path(os.fsdecode(out)).expanduser().absolute()

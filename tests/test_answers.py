@@ -126,3 +126,27 @@ def test_summary_says_what_there_is_to_say():
         answers.set(position, FAILED, error=KeyError(position), attempts=1, latency=0.1)
     answers.set(3, FAILED, error=OSError(), attempts=1, latency=0.1)
     assert answers.summary()[-1] == "failures: 3 KeyError, 1 OSError"
+
+
+def test_failures_are_counted_as_they_come_and_go():
+    answers = Answers()
+    answers.extend_to(4)
+    answers.set(0, FAILED, error=KeyError("x"))
+    answers.set(1, FAILED, error=KeyError("y"))
+    answers.set(2, FAILED, error=OSError("z"))
+    answers.set(0, WAITING)
+    answers.set(0, OK, "now")
+    answers.set(2, FAILED, error=ValueError("again"))
+    assert answers.failures() == {"KeyError": 1, "ValueError": 1}
+
+
+def test_there_is_an_end_to_the_kinds_of_errors_that_are_told_apart():
+    answers = Answers()
+    answers.extend_to(300)
+    for position in range(300):
+        answers.set(position, FAILED, error=type(f"Error{position}", (Exception,), {})())
+    kinds = answers.failures()
+    assert (len(kinds), kinds["Error254"], kinds["others"]) == (256, 1, 45)
+    for position in range(300):
+        answers.set(position, WAITING)
+    assert not answers.failures()

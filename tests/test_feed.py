@@ -15,13 +15,13 @@ import orjson
 import pytest
 
 from ceylon_nb import LlmAgent, batch
-from ceylon_nb.answers import STATUSES
+from ceylon_nb.answers import OK, STATUSES
 from ceylon_nb.handle import Batch
 from ceylon_nb.loop import clock
 from ceylon_nb.news import PULSE
 from ceylon_nb.testing import ModelServer, faults
 from ceylon_nb.views.courier import HEARTBEAT, RATE, Courier
-from ceylon_nb.views.feed import Feed
+from ceylon_nb.views.feed import READ, Feed
 
 SECONDS = 20
 
@@ -135,6 +135,29 @@ def test_a_browser_knows_every_row_however_late_it_listens(deaf_until: int) -> N
         assert browser.flying == []
 
     go(main())
+
+
+def test_a_view_that_comes_late_takes_in_a_large_batch_a_piece_at_a_time() -> None:
+    rows = 2 * READ + 100
+
+    async def main() -> None:
+        run = batch(_at_once, range(rows), view=None, store=None)
+        await run
+        feed, heard, updates = Feed(run), {}, 0
+        while feed.behind or not updates:
+            content, buffers = feed.update(run, deaf=False)
+            updates += 1
+            assert len(feed.fresh) <= READ
+            assert content["head"]["ok"] == rows  # the head is right from the first one on
+            heard.update((event >> 3, event & 7) for event in _numbers(buffers[0]))
+        assert updates == 3
+        assert heard == dict.fromkeys(range(rows), OK)
+
+    asyncio.run(main())
+
+
+async def _at_once(item: int) -> int:
+    return item
 
 
 def test_a_page_that_is_loaded_again_is_told_all_of_it() -> None:

@@ -439,3 +439,29 @@ def test_a_hundred_thousand_rows_make_a_frame():
     assert_shape(frame)
     assert frame["status"].value_counts().to_dict() == {"ok": 50_000, "waiting": 49_999, "failed": 1, "cancelled": 0}
     assert frame["output_tokens"].sum() == 100_000
+
+
+def test_replies_that_are_lists_of_one_length_stay_cells():
+    replies = [[1, 2], [3, 4]]
+    assert ask(replies)[0]["reply"].tolist() == replies
+
+
+@pytest.mark.parametrize("tokens", [None, 0, 7, 2**53 - 1, 2**53 + 1, 2**62 + 1])
+def test_token_counts_are_exact(tokens):
+    answers = Answers()
+    answers.extend_to(3)
+    answers.set(0, OK, Reply("a", usage=Usage(tokens, tokens)))
+    answers.set(1, FAILED, error=ValueError("x"))
+    frame = frames.to_frame(answers, frames.source(range(4)))
+    assert frame["input_tokens"].dtype == frame["output_tokens"].dtype == "Int64"
+    assert [None if cell is pd.NA else cell for cell in frame["input_tokens"]] == [tokens, None, None, None]
+
+
+def test_a_frame_may_be_changed_and_the_next_one_is_as_it_was():
+    answers = Answers()
+    answers.extend_to(1)
+    answers.set(0, OK, "a", attempts=1)
+    for _ in range(2):
+        frame = frames.to_frame(answers, frames.source(["x"]))
+        assert frame.iloc[0]["attempts"] == 1
+        frame.loc[0, ["attempts", "from_store", "status", "latency"]] = [5, True, "failed", 1.0]

@@ -187,7 +187,7 @@ def test_rows_from_the_store(tmp_path):
 
 def test_replies_that_are_in_the_store_alone(tmp_path):
     text = shown(done(["a", "b"], key=str, store=tmp_path / "answers.sqlite", keep=False))
-    assert text == "2 answers of 2 · echoThe answers are in the store alone; run.frame says how to read them."
+    assert text == "2 answers of 2 · echoThe answers are not in memory; run.frame says where they are."
     assert str(tmp_path) not in text
 
 

@@ -44,6 +44,18 @@ def test_read_jsonl(tmp_path, text, table):
     assert tables.read(path).to_dict("list") == table
 
 
+def test_read_parquet(tmp_path):
+    path = tmp_path / "in.parquet"
+    pd.DataFrame({"text": ["a", None], "n": [1, 2]}, index=["x", "y"]).to_parquet(path)
+    table = tables.read(path)
+    assert table["n"].tolist() == [1, 2]
+    assert table["text"].isna().tolist() == [False, True]
+    assert table.index.tolist() == [0, 1]
+    path.write_bytes(b"text")
+    with pytest.raises(ConfigurationError, match=r"in\.parquet cannot be read: "):
+        tables.read(path)
+
+
 def test_a_field_that_a_line_of_jsonl_lacks_is_missing(tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"a": 9007199254740993}\n{"b": true}\n')
@@ -56,7 +68,7 @@ def test_a_field_that_a_line_of_jsonl_lacks_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("in.txt", b"text\n", "is neither .csv nor .jsonl."),
+        ("in.txt", b"text\n", "is neither .csv, .jsonl nor .parquet."),
         ("gone.csv", None, "cannot be read: [Errno 2] No such file or directory"),
         ("in.csv", b"", "cannot be read: No columns to parse from file."),
         ("in.csv", b"a,b\n1,2,3\n", "cannot be read: Length of header or names does not match length of data."),

@@ -111,8 +111,7 @@ def test_two_columns_of_one_name():
 
 def test_a_table_needs_a_template():
     assert refused(ONE) == (
-        'A DataFrame needs a template that says which columns to ask about, for example "{text}". '
-        "Its columns are text, n."
+        'A table needs a template that says which columns to ask about, for example "{text}". Its columns are text, n.'
     )
     assert "for example" in refused(pd.DataFrame())
     assert refused(ONE, "{}") == "{} stands for a whole row: name a column. There are text, n."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack, cast
 
-from .. import engine, frames, recording
+from .. import engine, parquet, recording
 from ..errors import MissingAPIKey
 from ..handle import Batch
 from ..interrupts import explained, listen
@@ -18,7 +19,7 @@ from ..providers.base import Provider
 from ..storage.place import StoreLike
 from ..templates import Template, TemplateLike
 from ..urls import whereabouts
-from ..work import Storing, Work
+from ..work import Storing, Work, file_for
 from . import models
 from .agent import Agent
 from .caller import Caller, Confirm, Options, Settings
@@ -240,7 +241,7 @@ class LlmAgent(Agent):
 
     def map(
         self,
-        items: frames.Items,
+        items: parquet.Items,
         template: TemplateLike = None,
         *,
         max_at_once: AtOnce = "auto",
@@ -249,6 +250,7 @@ class LlmAgent(Agent):
         fresh: bool = False,
         dedupe: bool = False,
         keep: bool = True,
+        out: str | os.PathLike[str] | None = None,
         view: engine.View = "auto",
         name: str | None = None,
         stream: bool = False,
@@ -258,12 +260,12 @@ class LlmAgent(Agent):
 
         Parameters
         ----------
-        items : DataFrame, Series, list, mapping, iterable or async iterable
-            What to ask about.
+        items : DataFrame, Series, list, mapping, iterable, async iterable or path
+            What to ask about. A .parquet file is read as its rows are asked for.
         template : str or callable, optional
             ``"Classify the review: {text}"``: a field is a column's name, as it is; ``{}``, or no template, is the
             item itself. Or a function from item to text or messages.
-        max_at_once, deadline, store, fresh, dedupe, keep, view, name
+        max_at_once, deadline, store, fresh, dedupe, keep, out, view, name
             As in `batch`. Two questions are the same if provider, address, model, messages, temperature and max_tokens
             are. An agent that has actions, or is made of a function of yours, is stored only if `store` is a path: what
             they do may change. Its actions' schemas are part of the question, and what they did is not kept.
@@ -280,8 +282,10 @@ class LlmAgent(Agent):
             The store cannot be used. Nothing was sent.
         """
         check_options(auto=True, max_at_once=max_at_once, deadline=deadline, view=view)
-        source = frames.source(items)
+        source = parquet.source(items)
         prompt_of = Template(template, source)
+        if prompt_of.names is not None and (out is not None or not keep):  # nobody can ask for the others
+            source.only(prompt_of.names)
         caller = self._caller(self._settings.but(options))
 
         title = name or (template if isinstance(template, str) else self.name())
@@ -303,7 +307,7 @@ class LlmAgent(Agent):
             estimate=caller.endpoint.estimate,
             advice=caller.provider.more_at_once,
         )
-        storing = Storing(store, fresh=fresh, dedupe=dedupe, keep=keep)
+        storing = Storing(store, fresh=fresh, dedupe=dedupe, keep=keep, out=file_for(out))
         return engine.start(work, source, storing, max_at_once=max_at_once, deadline=deadline, view=view)
 
     def _caller(self, settings: Settings, context: object | None = None) -> Caller:

@@ -35,6 +35,8 @@ STORED = 4
 
 EVENTS = 4000
 """Events in one message, at the most."""
+READ = EVENTS
+"""Answers that are taken in for one message, at the most: a view that comes late catches up in time."""
 NEWEST = 30
 """Rows whose text is sent without being asked for, in one message."""
 LIVE, OLDEST = 24, 4
@@ -68,7 +70,7 @@ class Feed:
         self._events = array("I")
         self._codes = bytearray()
         self._tally = [0] * 5
-        self._read = 0
+        self._read = self._logged = 0
         self._newest: deque[int] = deque(maxlen=NEWEST)
         self._told_flying: set[int] = set()
         self._kinds: dict[int, str] = {}
@@ -83,7 +85,7 @@ class Feed:
     @property
     def behind(self) -> bool:
         """Whether there are events that were not sent."""
-        return self.cursor < len(self._events)
+        return self.cursor < len(self._events) or self._read < self._logged
 
     def rewind(self, have: int) -> None:
         """Send again what comes after the first `have` events, and the whole timeline."""
@@ -167,14 +169,15 @@ class Feed:
         more = len(rows) - len(self._codes)
         self._codes.extend(bytes(more))
         self._tally[WAITING] += more
-        places = rows.log[self._read :]
+        places = rows.log[self._read : self._read + READ]
         self._read += len(places)
+        self._logged = len(rows.log)
         for position in places:
             status = rows.status[position]
             if status in (OK, FAILED):
                 self._happened(run, position, STORED if rows.from_store[position] else status)
         _, ok, failed, cancelled, stored = self._tally
-        if rows.keeps and [ok + stored, failed, cancelled] != rows.counts[1:]:
+        if rows.keeps and self._read == self._logged and [ok + stored, failed, cancelled] != rows.counts[1:]:
             for position in _differing(self._codes, rows.status):
                 self._happened(run, position, rows.status[position])
         return [event >> 3 for event in self._events[first:]]

@@ -68,7 +68,7 @@ def _parts(run: Watched) -> Iterator[str]:
             yield _table(run, positions)
         yield _paragraph(_more(run, len(positions)))
     else:
-        yield _paragraph(f"The answers are in the store alone; {_code(run, 'frame')} says how to read them.")
+        yield _paragraph(f"The answers are not in memory; {_code(run, 'frame')} says where they are.")
     yield _paragraph(_failures(run))
     yield _paragraph(_standing(run))
     yield "</div>"

@@ -32,7 +32,7 @@ from .figures import (
     wall_each,
 )
 from .peers import PEER
-from .plan import IN_STORE, QUICK_DISK, SLOW_DISK, WITH_PANEL, WITHOUT_PANEL
+from .plan import IN_STORE, PARQUET, QUICK_DISK, SLOW_DISK, WITH_PANEL, WITHOUT_PANEL
 from .streaming import WATCHED
 
 HEAD = ("what", "bar", "measured", "")
@@ -82,6 +82,8 @@ def _engine_bars(runs: Runs) -> Iterable[list[str] | None]:
 def _store_bars(runs: Runs) -> Iterable[list[str] | None]:
     lazy = runs.where(kind="lazy", contestant=IN_STORE, n=1_000_000)
     yield _bar("memory of a million lazy prompts, MB, keep=False", lazy.middle(memory), 60e6, mega)
+    parquet = runs.where(kind="lazy", contestant=PARQUET, n=1_000_000)
+    yield _bar("memory of a million prompts, MB, Parquet to Parquet", parquet.middle(memory), 60e6, mega)
     small, full = runs.where(kind="opening", stored=0), runs.where(kind="opening", stored=1_000_000)
     yield _bar("opening a store of a million answers, ms more than a new one", full.more(small, decided), 0.2, milli)
     yield _bar("listing its batches, ms", full.middle(listing), 0.2, milli)

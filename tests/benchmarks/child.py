@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import json
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +41,7 @@ async def _measured(contestant: contestants.Contestant, job: dict[str, Any], ite
 async def lazily(job: dict[str, Any]) -> Figures:
     """Answer prompts that are made as they are asked for; the frame, if there is one, is built after the clock stopped.
 
-    Answers are kept in memory, or in the store alone.
+    Answers are kept in memory, or in the store alone; or prompts come from a Parquet file and answers go to one.
     """
     from ceylon_nb import Batch, LlmAgent, store
 
@@ -58,19 +59,38 @@ async def lazily(job: dict[str, Any]) -> Figures:
         return f"{contestants.ANSWER} {messages[-1].content}"
 
     def begin(n: int, path: str) -> Batch:
+        if job["parquet"]:
+            out = {"store": None, "out": f"out-{n}.parquet"}
+            return agent.map(f"in-{n}.parquet", "{text}", max_at_once=job["at_once"], view=None, **out)
         kept = {"store": None} if job["kept"] else {"store": path, "keep": False}
         return agent.map(prompts(n), max_at_once=job["at_once"], view=None, **kept)
 
     agent = LlmAgent("load", answer)
+    if job["parquet"]:
+        for n in (WARM_UP, job["n"]):
+            in_parquet(n)
     await begin(WARM_UP, "warm-up.sqlite")
     with Meter() as meter:
         run = begin(job["n"], STORE)
         await finished(run)
     with Meter() as framing:
         frame = await run
-    answered = store(STORE).batches()["done"].iloc[0] if frame is None else frame["reply"].notna().sum()
+    if job["parquet"]:
+        answered = run.counts["ok"]
+    else:
+        answered = store(STORE).batches()["done"].iloc[0] if frame is None else frame["reply"].notna().sum()
     framed = {f"frame_{name}": framing.figures[name] for name in ("wall", "memory")}
     return {**meter.figures, **framed, "answered": int(answered), "tasks": most_tasks}
+
+
+def in_parquet(n: int) -> None:
+    """Put so many prompts into a file of one row group, in a process of its own: its memory is not what is measured."""
+    code = (
+        "import sys; import pyarrow as pa, pyarrow.parquet as pq; from tests.benchmarks.contestants import prompt; "
+        "n = int(sys.argv[1]); "
+        "pq.write_table(pa.table({'text': [prompt(i) for i in range(n)]}), f'in-{n}.parquet', row_group_size=n)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(n)], check=True)
 
 
 KINDS = {

@@ -17,6 +17,7 @@ ONCE = ("lazy", "auto")
 """Kinds that run in the first round only: half a minute each, and much the same every time."""
 
 KEPT, IN_STORE = "ceylon_nb, answers kept", "ceylon_nb, keep=False"
+PARQUET = "ceylon_nb, Parquet to Parquet"
 SMALL_STORE = "store of 1 answer"
 WITH_PANEL, WITHOUT_PANEL = "with the panel", "without"
 QUICK_DISK, SLOW_DISK = "quick disk", "slow disk"
@@ -109,8 +110,15 @@ class Plan:
             ]
         if part in (None, "lazy", "store"):
             yield [
-                _job("lazy", name, at_once=self.engine_at_once, n=self.lazy_n, kept=name == KEPT)
-                for name in ((IN_STORE,) if part == "store" else (KEPT, IN_STORE))
+                _job(
+                    "lazy",
+                    name,
+                    at_once=self.engine_at_once,
+                    n=self.lazy_n,
+                    kept=name == KEPT,
+                    parquet=name == PARQUET,
+                )
+                for name in ((IN_STORE,) if part == "store" else (KEPT, IN_STORE, PARQUET))
             ]
         if part in (None, "store"):
             yield from self._stores()

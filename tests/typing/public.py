@@ -54,6 +54,7 @@ async def public() -> None:
 
     assert_type(batch(double, range(3)), Batch)
     assert_type(batch(double, [1], key=str, store=Path("answers.sqlite"), fresh=True, dedupe=True, keep=False), Batch)
+    assert_type(batch(double, Path("in.parquet"), out="answers.parquet").out, Path | None)
     assert_type(await agent.send_message("Hi", store="auto"), Reply)
     run.resume(store=None)
     assert_type(run.store, Path | None)
