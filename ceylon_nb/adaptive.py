@@ -171,7 +171,7 @@ class Estimate:
             self._target = max(wanted, min(START, BRIEF * knee.best / knee.latency))
         else:
             self._growth = min(2.0, self._growth * FASTER)
-            self._target = self._peak * self._growth + (self._growth < 2)
+            self._target = max(self._target, self._peak * self._growth + (self._growth < 2))
         self._peak = self.in_flight
         return self._set()
 

@@ -191,6 +191,16 @@ def test_quick_answers_one_after_the_other_are_not_too_many():
     assert estimate.limit == START
 
 
+def test_few_items_at_a_time_are_no_reason_for_fewer():
+    """A source that has one row now and then: when it has more, as many are asked as before."""
+    clock = Clock()
+    estimate = Estimate(now=clock)
+    asked(estimate, clock, 0.5, 8, rounds=2)
+    assert estimate.limit == 16
+    asked(estimate, clock, 0.5, 1, rounds=100)
+    assert estimate.limit >= 16
+
+
 def test_the_next_batch_begins_with_no_fewer_than_others():
     """What was found was of other questions; it is found again in a moment, if it still holds."""
 
