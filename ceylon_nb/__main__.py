@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import pkgutil
 import sys
 import threading
 from collections.abc import Sequence
@@ -11,8 +13,10 @@ from typing import Any
 
 from . import __version__, tables
 from .agents import LlmAgent
+from .engine import VIEWS
 from .errors import CeylonError
 from .handle import Batch
+from .loop import FAREWELL
 from .policy import check_options
 
 DEMO_REVIEWS = [
@@ -37,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read along has left
         sys.stderr.close()
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
     except (CeylonError, OSError) as error:
         print(f"ceylon-nb: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
@@ -85,7 +92,7 @@ def _at_once(text: str) -> int | str:
 def _demo(_: argparse.Namespace) -> int:
     agent = LlmAgent("demo", "demo::tutor", system_prompt="Classify the review.")
     reviews = DEMO_REVIEWS * 10
-    run = agent.map(reviews, max_at_once=16, store=None, view="terminal", name="Classify the review")
+    run = agent.map(reviews, max_at_once=16, store=None, view=None, name="Classify the review")
     frame, status = _wait(run)
     frame.insert(0, "review", reviews)
     print(frame[["review", "reply", "status", "latency"]].head(len(DEMO_REVIEWS)).round(2).to_string())
@@ -111,7 +118,7 @@ def _map(arguments: argparse.Namespace) -> int:
         deadline=arguments.deadline,
         store=None if arguments.store == "off" else arguments.store,
         fresh=arguments.fresh,
-        view="terminal",
+        view=None,
         name=arguments.name,
     )
     frame, status = _wait(run)
@@ -136,9 +143,13 @@ def _print_csv(table: Any) -> None:
 
 def _wait(run: Batch) -> tuple[Any, int]:
     """The frame, whole or as far as Ctrl-C, a deadline or a common failure let it come; and the exit status."""
-    try:
+    try:  # the bar, too: Ctrl-C in the first moments finds the batch
+        run.show(lambda begun: pkgutil.resolve_name(VIEWS)(begun, "terminal"))
         frame = run.result()
     except KeyboardInterrupt:
+        run.cancel()
+        with contextlib.suppress(CeylonError, TimeoutError):  # the frame says what became of it
+            run.result(FAREWELL)
         goes_on = "; the same command goes on with the rest" if run.store else ""
         print(f"Interrupted: the answers so far are kept{goes_on}.", file=sys.stderr)
         return run.frame, 130

@@ -72,32 +72,32 @@ class Estimate:
     ----------
     limit : int
         Requests at once, of all who keep to it.
-    part : int
-        The limit of each of them.
     in_flight : int
-        Those that there are now, whoever asks.
+        Those that there are now, whoever asks; streams that are read by hand are not counted.
     knee : Knee or None
         Where latency rises, as of the last look.
+    on_faster : callable
+        Called, in any thread, when `interval` has become shorter.
     """
 
     def __init__(self, *, now: Callable[[], float] = clock) -> None:
-        self.limit = self.part = START
+        self.limit = START
         self.in_flight = 0
         self.knee: Knee | None = None
         self._now = now
-        self._lock = threading.Lock()
+        self.on_faster: Callable[[], object] = lambda: None
+        # The collector may come by while it is held, and close a coroutine that then says it has failed.
+        self._lock = threading.RLock()
         self._shares: weakref.WeakSet[Share] = weakref.WeakSet()
         self._levels = Levels()
         self._throttle = Throttle()
         self._latency = 0.0
-        self._warm_since = (
-            math.inf
-        )  # the first answer: those who asked before paid for connections, or a model's loading
+        self._warm_since = math.inf  # the first answer: who asked before paid for connections, or a model's loading
         self._target = float(START)
         self._growth = 2.0
         self._answers = self._rounds = self._peak = 0
         self._looked = now()
-        self._proved = 0.0
+        self._proved, self._refused_alone = 0.0, False
         self._ceiling, self._patience, self._quiet_since = math.inf, PATIENCE, -math.inf
         self._reacted = -math.inf
 
@@ -113,7 +113,7 @@ class Estimate:
     def answered(self, sent: Sent) -> None:
         """It was answered."""
         now, (number, began) = self._now(), sent
-        latency = now - began
+        latency, faster = now - began, self.paced
         with self._lock:
             self.in_flight -= 1
             if began >= self._warm_since:
@@ -123,17 +123,19 @@ class Estimate:
             self._proved = max(self._proved, number)
             self._throttle.answered(now)
             self._answers += 1
-            if self._answers < max(ROUND, self.limit) or now - self._looked < ROUND_SECONDS:
-                return
-            changed = self._look(now)
+            due = self._answers >= max(ROUND, self.limit) and now - self._looked >= ROUND_SECONDS
+            changed = due and self._look(now)
         if changed:
             self._tell()
+        if faster:
+            self.on_faster()
 
     def failed(self, sent: Sent, error: BaseException) -> None:
         """It was not: refused, given up, or cancelled."""
-        refused, late = _blame(error)
         with self._lock:
             self.in_flight -= 1
+        refused, late = _blame(error)
+        with self._lock:
             changed = self._refuse(sent) if refused else self._relieve(sent) if late else False
         if changed:
             self._tell()
@@ -161,7 +163,7 @@ class Estimate:
         self._levels.fade(max(0.5, 1 - self._answers / memory))
         self._answers, self._looked = 0, now
         self._rounds += 1
-        self._proved *= 0.98
+        self._proved = max(0.98 * self._proved, min(self._proved, 1.0))
         self._dare(now)
         if knee.seen:
             self._growth = 1.0
@@ -185,11 +187,13 @@ class Estimate:
     def _refuse(self, sent: Sent) -> bool:
         """Have fewer, or less often."""
         now, (number, began) = self._now(), sent
-        too_many = number > self._proved
+        if number == 1 and not self._proved:  # one alone is refused, and none was ever answered: it is not their number
+            self._refused_alone, self._ceiling = True, math.inf
+        too_many = number > max(self._proved, 1.0) and (self._proved > 0 or not self._refused_alone)
         if too_many:
             self._ceiling = max(1.0, min(self._ceiling, number - 1.0))
         if began >= self._reacted:  # the others were sent before the server was understood
-            if not too_many:
+            if not too_many and self._proved:
                 self._throttle.refused(now, self.limit / max(self._latency, 0.001))
             again = now - self._quiet_since < 2 * self._patience
             self._patience = min(2 * self._patience, LONGEST_PATIENCE) if again else PATIENCE
@@ -206,11 +210,8 @@ class Estimate:
 
     def _set(self) -> bool:
         limit = max(1, int(min(self._target, self._ceiling, MOST)))
-        if limit == self.limit:
-            return False
-        self.limit = limit
-        self._divide()
-        return True
+        changed, self.limit = limit != self.limit, limit
+        return self._divide() or changed
 
     # -- who keeps to it ----------------------------------------------------------------------------------------
 
@@ -229,24 +230,38 @@ class Estimate:
             self._divide()
             if not self._shares:  # who comes now may ask about something else: not fewer than others begin with
                 self._target = max(self._target, float(START))
+                if self._now() - self._quiet_since > self._patience:
+                    self._ceiling = max(self._ceiling, float(START))
                 self._set()
             self._shares.add(share)
-            self._divide()
+            self._divide(anew=True)
         self._tell()
 
     def leave(self, share: Share) -> None:
         """Keep to it no longer."""
         with self._lock:
             self._shares.discard(share)
-            self._divide()
+            self._divide(anew=True)
         self._tell()
 
-    def _divide(self) -> None:
-        """Give all the same part; with the lock held. Who is on a closed loop has none: nothing goes on there."""
+    def _divide(self, *, anew: bool = False) -> bool:
+        """Give all the same part, and what some leave to those who use theirs; with the lock held. Whether it changed.
+
+        Who is on a closed loop has none: nothing goes on there.
+        """
         for share in list(self._shares):
             if share.stranded:
                 self._shares.discard(share)
-        self.part = max(1, -(-self.limit // max(1, len(self._shares))))
+        shares = [share for share in self._shares if not share.resting]
+        limit = self.limit - sum(share.admitted for share in self._shares if share.resting)
+        equal = max(1, -(-limit // max(1, len(shares))))
+        using = [share for share in shares if anew or share.peak >= share.part]
+        left = limit - sum(min(share.peak + 1, equal) for share in shares if share not in using)
+        more = max(equal, left // len(using)) if using and not anew else equal
+        before = [share.part for share in shares]
+        for share in shares:
+            share.part, share.peak = (more if share in using else equal), share.admitted
+        return before != [share.part for share in shares]
 
     def _tell(self) -> None:
         with self._lock:
@@ -259,11 +274,11 @@ class Estimate:
     @property
     def works_on(self) -> int | None:
         """How many requests at a time the server works on, as far as that was found out."""
-        refused = self._ceiling < math.inf and self._rounds > 0 and not self.paced
+        refused = self._ceiling - 1 <= self._proved and self._rounds > 0 and not self.paced
         knee = self.knee
         if knee is not None and knee.seen and self._rounds > 1 and not (refused and self._ceiling < knee.best):
             return max(1, round(knee.best))
-        return int(self._ceiling) if refused else None
+        return min(int(self._ceiling), max(1, round(self._proved))) if refused else None
 
     def words(self, advice: str = "") -> str:
         """What was found, for the user; empty if nothing was. `advice` is what has it work on more at a time."""
@@ -285,10 +300,16 @@ def _blame(error: BaseException) -> tuple[bool, bool]:
 
     The user's own functions raise their own libraries' errors: those have a status under one of three names.
     """
-    status = getattr(error, "status", None) or getattr(error, "status_code", None)
-    status = status or getattr(getattr(error, "response", None), "status_code", None)
-    refused = status in REFUSALS or getattr(error, "retry_after", None) is not None
-    return refused, status in FAILURES or isinstance(error, (TimeoutError, ConnectionError))
+    try:
+        response = getattr(error, "response", None)
+        names = (error, "status"), (error, "status_code"), (response, "status_code")
+        found = [getattr(of, name, None) for of, name in names]
+        waits = getattr(error, "retry_after", None) is not None
+    except Exception:  # noqa: BLE001 - an error that cannot be looked at says nothing, and is the row's own
+        return False, False
+    statuses = {status for status in found if isinstance(status, int)}
+    refused = bool(statuses & REFUSALS) or waits
+    return refused, bool(statuses & FAILURES) or isinstance(error, (TimeoutError, ConnectionError))
 
 
 class Share:
@@ -303,20 +324,22 @@ class Share:
     ----------
     active : bool
         Whether the batch keeps to the estimate.
+    resting : bool
+        Whether the batch asks nothing new for now: it needs no more than it has.
+    part : int
+        Requests that it may have in flight.
+    admitted, peak : int
+        Those that it has, and the most that it had since parts were given.
     """
 
     def __init__(self, estimate: Estimate, on_change: Callable[[], object]) -> None:
         self.estimate = estimate
-        self.active = False
+        self.active = self.resting = False
+        self.part = START
+        self.admitted = self.peak = 0
         self._on_change = on_change
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._admitted = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def limit(self) -> int:
-        """Requests that the batch may have in flight."""
-        return self.estimate.part
 
     @property
     def stranded(self) -> bool:
@@ -326,17 +349,24 @@ class Share:
     def open(self) -> None:
         """Keep to the estimate, on the running loop."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._admitted = loop, 0
+        moved = loop is not self._loop
+        if moved:  # what was on its way on the old one ends with that
+            self._loop, self.admitted = loop, 0
             self._waiting.clear()
-        if not self.active:
-            self.active = True
+        if moved or self.resting or not self.active:
+            self.active, self.resting = True, False
+            self.estimate.join(self)
+
+    def rest(self) -> None:
+        """Leave to others what is not needed for now."""
+        if self.active and not self.resting:
+            self.resting = True
             self.estimate.join(self)
 
     def close(self) -> None:
         """Keep to it no longer: whoever waits goes."""
         if self.active:
-            self.active = False
+            self.active = self.resting = False
             self.estimate.leave(self)
             self._wake()
 
@@ -350,15 +380,16 @@ class Share:
             self._on_change()
             self._wake()
 
-    async def __aenter__(self) -> None:
-        await self.admit()
+    def place(self) -> _Place:
+        """Room for one request; whatever is asked inside, on the way to its answer, needs none of its own."""
+        return _Place(self)
 
-    async def __aexit__(self, *_: object) -> None:
-        self.leave()
+    async def admit(self) -> object:
+        """Wait for room: with further attempts there may be more to send than workers should have in flight.
 
-    async def admit(self) -> None:
-        """Wait for room: with further attempts there may be more to send than workers should have in flight."""
-        while self.active and self._admitted >= self.limit:
+        Returns what `leave` wants to know.
+        """
+        while self.active and self.admitted >= self.part:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             try:
@@ -367,21 +398,42 @@ class Share:
                 if waiter.done() and not waiter.cancelled():  # it was for somebody else, then
                     self._wake()
                 raise
-        self._admitted += 1
+        self.admitted += 1
+        self.peak = max(self.peak, self.admitted)
+        return self._loop
 
-    def leave(self) -> None:
+    def leave(self, place: object) -> None:
         """Make room for another request."""
-        self._admitted -= 1
+        if place is not self._loop:
+            return
+        self.admitted -= 1
         if self._waiting:
             self._wake()
 
     def _wake(self) -> None:
-        free = self.limit - self._admitted if self.active else len(self._waiting)
+        free = self.part - self.admitted if self.active else len(self._waiting)
         while free > 0 and self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 free -= 1
+
+
+class _Place:
+    """What `Share.place` gives. No generator: each request has one."""
+
+    __slots__ = ("_place", "_share", "_token")
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+
+    async def __aenter__(self) -> None:
+        self._place = await self._share.admit()
+        self._token = sharing.set(None)
+
+    async def __aexit__(self, *_: object) -> None:
+        sharing.reset(self._token)
+        self._share.leave(self._place)
 
 
 sharing: ContextVar[Share | None] = ContextVar("sharing", default=None)

@@ -128,7 +128,7 @@ class Course:
     def work_at_once(self, limit: AtOnce) -> None:
         """Have so many rows in flight from now on."""
         self.adaptive = limit == "auto"
-        self.workers.limit = self._share.limit if limit == "auto" else limit
+        self.workers.limit = self._share.part if limit == "auto" else limit
         call_in(self.loop, self._keep_to_share)
 
     def _move(self) -> None:
@@ -203,7 +203,7 @@ class Course:
 
     def _adapt(self) -> None:
         if self.adaptive:
-            self.workers.limit = self._share.limit
+            self.workers.limit = self._share.part
         self.workers.spawn()
 
     def _run(self, *, only_again: bool = False) -> None:
@@ -272,7 +272,9 @@ class Course:
         self.state = state
         self.workers.pulling = False
         self.stopwatch.stop()
-        if state != "paused":
+        if state == "paused":
+            self._share.rest()
+        else:
             self.stopwatch.rewind()
         self._news.changed()
 

@@ -74,6 +74,7 @@ class Endpoint:
 
     def __init__(self, *, now: Callable[[], float] = clock) -> None:
         self.estimate = Estimate(now=now)
+        self.estimate.on_faster = self.look
         self._now = now
         self._lock = threading.Lock()
         self._queue: FairQueue[Waiter] = FairQueue(HOLD)

@@ -316,6 +316,11 @@ def load_now(name: str) -> Any:
     return found.result()
 
 
+def load_soon(name: str) -> None:
+    """Begin to import a module, and wait for nothing."""
+    _imported(name)
+
+
 def _imported(name: str) -> Future[ModuleType]:
     """The import of a module, begun if it is the first, or the last one failed.
 

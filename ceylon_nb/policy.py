@@ -8,8 +8,10 @@ from typing import Any, Literal, TypeAlias
 from .adaptive import sharing
 from .errors import ConfigurationError
 from .limits import Endpoint
+from .loop import clock
 from .retry import any_fault, backoff, retrying, time_left
 from .timeouts import patient_timeout
+from .trace import flying
 
 COUNTS = ("max_at_once", "attempts", "max_rounds", "mailbox", "keep", "last")
 """Options that are whole numbers, and never None."""
@@ -66,13 +68,17 @@ def with_policy(
             return await fn(item)
 
     async def once(item: Any) -> Any:
-        share = sharing.get()
-        if share is not None and share.active:
-            async with share:
-                await clocks.turn(max_per_minute, pace=clocks.estimate.interval)
-                return await clocks.estimate.watch(timed(item))
+        share, estimate, flight = sharing.get(), clocks.estimate, flying.get()
+        if share is not None and share.active and share.estimate is estimate:
+            async with share.place():
+                await clocks.turn(max_per_minute, pace=estimate.interval)
+                if flight is not None:
+                    flight.sent(clock())
+                return await estimate.watch(timed(item))
         if max_per_minute:
             await clocks.turn(max_per_minute)
+        if flight is not None:
+            flight.sent(clock())
         return await (timed(item) if timeout else fn(item))
 
     async def call(item: Any) -> Any:

@@ -293,12 +293,11 @@ class Workers:
         position = flight.position
         item = self.source.item(position)
         attempts_made.set(1)
-        began = flight.began
         try:
             question = self._prepare(item)
             if await self._is_answered(task, position, question):
                 return
-            began = flight.since = clock()
+            flight.since = clock()
             reply = await self._call(question)
         except asyncio.CancelledError as error:
             if just_interrupted():
@@ -307,16 +306,16 @@ class Workers:
             if task.cancelling():
                 raise
             inner = CeylonError(f"The call was cancelled from within: {error}".rstrip(": "))
-            self._fail(flight, item, inner, clock() - began)
+            self._fail(flight, item, inner, clock() - flight.since)
         except (Exception, SystemExit) as error:  # an item's failure is a row, whatever it is
             if task in self._aborted:
                 raise asyncio.CancelledError from error  # what it says to being cancelled is not the item's failure
             if isinstance(error, SystemExit):
                 error = CeylonError(f"The call wanted to end Python: {error!r}")
-            self._fail(flight, item, ungrouped(error), clock() - began)
+            self._fail(flight, item, ungrouped(error), clock() - flight.since)
         else:
             now = clock()
-            attempts, took = attempts_made.get(), now - began
+            attempts, took = attempts_made.get(), now - flight.since
             if isinstance(reply, Reply):
                 attempts = reply.attempts
                 took = reply.latency if reply.latency is not None else took

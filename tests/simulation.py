@@ -155,6 +155,7 @@ def work(
         for run, seen in runs:
             seen.failed, seen.words = run.counts["failed"], run.found
             run.cancel()
+        for run, _ in runs:
             await run
         return [seen for _, seen in runs]
 

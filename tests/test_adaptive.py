@@ -213,14 +213,14 @@ def test_the_next_batch_begins_with_no_fewer_than_others():
             for each in sent:
                 await asyncio.sleep(0.5)
                 estimate.answered(each)
-        found = share.limit
+        found = share.part
         share.close()
         after = Share(estimate, lambda: None)
         after.open()
-        begins = after.limit
+        begins = after.part
         another = Share(estimate, lambda: None)
         another.open()
-        return found, begins, another.limit
+        return found, begins, another.part
 
     found, begins, shared = virtually(main)
     assert found <= 2
@@ -301,12 +301,12 @@ def test_no_more_than_its_share_is_let_in():
         estimate = Estimate(now=loop.time)
         share = Share(estimate, lambda: None)
         share.open()
-        estimate.limit = estimate.part = 2
+        share.part = 2
         inside = most = 0
 
         async def attempt() -> None:
             nonlocal inside, most
-            async with share:
+            async with share.place():
                 inside += 1
                 most = max(most, inside)
                 await asyncio.sleep(1)
@@ -323,16 +323,15 @@ def test_who_is_cancelled_while_waiting_takes_nobodys_place():
         estimate = Estimate(now=loop.time)
         share = Share(estimate, lambda: None)
         share.open()
-        estimate.limit = estimate.part = 1
-        await share.admit()
+        share.part = 1
+        place = await share.admit()
         waiting = [asyncio.create_task(share.admit()) for _ in range(3)]
         await asyncio.sleep(0)
-        share.leave()  # the first one's
+        share.leave(place)  # the first one's
         waiting[0].cancel()  # which it has been told, and has not taken yet
         waiting[1].cancel()
         async with asyncio.timeout(5):
             await waiting[2]
-        share.leave()
         assert [task.cancelled() for task in waiting] == [True, True, False]
 
     virtually(main)
@@ -343,7 +342,7 @@ def test_a_share_that_is_closed_lets_everybody_in():
         estimate = Estimate(now=loop.time)
         share = Share(estimate, lambda: None)
         share.open()
-        estimate.limit = estimate.part = 1
+        share.part = 1
         waiting = [asyncio.create_task(share.admit()) for _ in range(5)]
         await asyncio.sleep(0)
         share.close()
@@ -359,7 +358,7 @@ def test_a_batch_whose_loop_was_closed_takes_no_share():
 
     async def begin(share: Share) -> int:
         share.open()
-        return share.limit
+        return share.part
 
     assert asyncio.run(begin(left)) == START
     assert asyncio.run(begin(Share(estimate, lambda: None))) == START
@@ -374,6 +373,184 @@ def test_an_estimate_keeps_no_batch():
     found = asyncio.run(main())
     gc.collect()
     assert found() is None
+
+
+def test_a_row_that_asks_an_agent_needs_no_second_place():
+    """All places are taken by rows that ask somebody else on the way: they wait for nobody."""
+
+    async def answer(_: Any) -> str:
+        await asyncio.sleep(0.001)
+        return "yes"
+
+    agent = LlmAgent("inner", answer)
+
+    async def main() -> None:
+        async def ask(item: int) -> str:
+            await asyncio.sleep(0.001)
+            return await agent.send_message(f"Is it {item}?")
+
+        async def over(messages: Any) -> str:
+            await asyncio.sleep(0.001)
+            return await agent.send_message(messages[-1].content)
+
+        async with asyncio.timeout(10):
+            assert (await batch(ask, range(100), view=None))["reply"].eq("yes").all()
+            run = LlmAgent("outer", over).map([f"row {n}" for n in range(100)], store=None, view=None)
+            assert (await run)["reply"].eq("yes").all()
+
+    asyncio.run(main())
+
+
+def test_streams_leave_nothing_in_flight(model_server: ModelServer):
+    agent = LlmAgent("a", "ollama::mock", base_url=model_server.url)
+
+    async def main() -> int:
+        for _ in range(5):
+            async for _ in agent.stream("Tell me."):
+                pass
+        async for _ in agent.stream("Tell me."):
+            break
+        return agent._caller(agent._settings).endpoint.estimate.in_flight
+
+    assert asyncio.run(main()) == 0
+
+
+def test_a_server_that_refuses_whoever_comes_is_not_one_for_one():
+    """It loads its model: 503 for all of eight, the first included. Then it takes as many as there are."""
+    clock = Clock()
+    estimate = Estimate(now=clock)
+    sent = [estimate.begin() for _ in range(8)]
+    for each in sent:
+        estimate.failed(each, errors.ServerError("loading", status=503))
+    assert estimate.limit == START
+    assert estimate.words() == ""
+    asked(estimate, clock, 0.5, 8, rounds=2)
+    assert estimate.limit == 16
+
+
+def test_one_refusal_alone_later_is_no_reason_for_one():
+    clock = Clock()
+    estimate = Estimate(now=clock)
+    asked(estimate, clock, 0.5, 1, rounds=200)
+    estimate.failed(estimate.begin(), errors.RateLimited("quota", status=429))
+    assert estimate.limit >= START
+
+
+def test_errors_that_cannot_be_looked_at_are_the_rows_own():
+    class Sly(Exception):
+        @property
+        def status(self) -> int:
+            raise RuntimeError("no")
+
+    estimate = Estimate()
+    for error in (Sly(), Foreign(status=[429]), Foreign(status="429")):
+        estimate.failed(estimate.begin(), error)
+    assert (estimate.in_flight, estimate.limit) == (0, START)
+
+
+def test_the_collector_may_come_by_at_any_moment():
+    """A coroutine that is closed under the lock says that it has failed, in the thread that holds it."""
+    estimate = Estimate()
+
+    def inside() -> None:
+        sent = estimate.begin()
+        with estimate._lock:
+            estimate.failed(sent, GeneratorExit())
+
+    thread = threading.Thread(target=inside, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert estimate.in_flight == 0
+
+
+def test_a_batch_on_another_loop_keeps_its_part():
+    estimate = Estimate()
+    told: list[int] = []
+    share = Share(estimate, lambda: told.append(share.part))
+
+    async def begin() -> None:
+        share.open()
+
+    asyncio.run(begin())
+    estimate.leave(Share(estimate, lambda: None))  # somebody looks, and its loop is closed
+
+    async def go_on() -> None:
+        share.open()
+        asked(estimate, Clock(), 0.0, 1)
+        estimate._target = 3.0
+        with estimate._lock:
+            estimate._set()
+        estimate._tell()
+
+    asyncio.run(go_on())
+    assert told[-1] == 3
+
+
+def test_a_paused_batch_leaves_the_server_to_others(model_server: ModelServer):
+    """Also while it waits for the next row of a stream that is silent."""
+    model_server.latency = 0.05
+    agent = LlmAgent("clerk", "ollama::mock", base_url=model_server.url)
+
+    async def silent():
+        yield "one"
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        quiet = agent.map(silent(), store=None, view=None)
+        busy = agent.map((f"row {n}" for n in range(100_000)), store=None, view=None)
+        while busy.counts["ok"] < 20:
+            await asyncio.sleep(0.01)
+        quiet.pause()
+        estimate = agent._caller(agent._settings).endpoint.estimate
+        while busy.max_at_once != estimate.limit:
+            await asyncio.sleep(0.01)
+        for run in (busy, quiet):
+            run.cancel()
+            await run
+
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await main()
+
+    asyncio.run(bounded())
+
+
+def test_what_one_batch_does_not_use_is_the_others():
+    """One has a row now and then, the other as many as may be: that one has nearly all there is."""
+
+    async def main(loop: VirtualLoop) -> list[float]:
+        estimate, parts = Estimate(now=loop.time), []
+        idle, full = (Share(estimate, lambda: None) for _ in range(2))
+        idle.open()
+        full.open()
+
+        async def ask(share: Share, times: int, pause: float) -> None:
+            for _ in range(times):
+                async with share.place():
+                    sent = estimate.begin()
+                    await asyncio.sleep(0.5)
+                    estimate.answered(sent)
+                if 16 < estimate.limit < 256:
+                    parts.append(full.part / estimate.limit)
+                await asyncio.sleep(pause)
+
+        await asyncio.gather(ask(idle, 10, 2.0), *(ask(full, 5, 0.0) for _ in range(400)))
+        return parts
+
+    assert statistics.median(virtually(main)) > 0.9
+
+
+def test_latency_is_the_calls_own():
+    async def slow(_: int) -> str:
+        await asyncio.sleep(0.05)
+        return "done"
+
+    async def main() -> float:
+        run = batch(slow, range(60), max_per_minute=3_000, attempts=2, view=None)
+        return float((await run)["latency"].max())
+
+    assert asyncio.run(main()) < 0.15
 
 
 # -- over HTTP -------------------------------------------------------------------------------------------------------

@@ -253,7 +253,7 @@ def test_ctrl_c_at_the_prompt_stops_a_batch_and_keeps_its_answers(
     terminal: Terminal, model_server: ModelServer, cell: str
 ) -> None:
     model_server.plan = lambda request: faults.hang() if int(request.prompt) >= 10 else None
-    assert terminal.run("run = agent.map(range(20), '{}')") == ""
+    assert terminal.run("run = agent.map(range(20), '{}', max_at_once=8)") == ""
     model_server.wait_for(lambda seen: (seen.served, seen.active) == (10, 8))
     terminal.begin(cell)
     terminal.process.expect("waits\r\n")

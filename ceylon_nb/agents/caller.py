@@ -235,13 +235,11 @@ class Caller:
 
     async def _attempt(self, once: Callable[[Request], Awaitable[T]], request: Request) -> T:
         share = sharing.get()
-        if share is None or not share.active:
+        estimate = self.endpoint.estimate
+        if share is None or not share.active or share.estimate is not estimate or once == self._begin:
             return await self._sent(once, request, None)
-        await share.admit()
-        try:
-            return await self._sent(once, request, share.estimate.interval)
-        finally:
-            share.leave()
+        async with share.place():
+            return await self._sent(once, request, estimate.interval)
 
     async def _sent(
         self, once: Callable[[Request], Awaitable[T]], request: Request, pace: Callable[[], float] | None
@@ -253,14 +251,15 @@ class Caller:
         began, flight = clock(), flying.get()
         if flight is not None:
             flight.sent(began)
-        sent = endpoint.estimate.begin()
+        sent = endpoint.estimate.begin() if once != self._begin else None  # that is answered by its first piece
         try:
             result = await once(request)
         except BaseException as error:
-            endpoint.estimate.failed(sent, error)
+            if sent is not None:
+                endpoint.estimate.failed(sent, error)
             self._failed(turn, request, error, clock() - began)
             raise
-        if once != self._begin:
+        if sent is not None:
             endpoint.estimate.answered(sent)
         if turn.counts and isinstance(result, Reply):
             self._count(turn, request, result, result.usage)

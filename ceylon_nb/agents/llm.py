@@ -106,7 +106,8 @@ class LlmAgent(Agent):
         """Check the settings now instead of at the first call, by the environment as it now is; returns the agent.
 
         What else a first call would wait for is done now, too: the first agent that a process builds imports what asks
-        over HTTP, and in a notebook the panel, for some tenths of a second. An interrupt ends the waiting.
+        over HTTP, and in a notebook the panel, for some tenths of a second. An interrupt ends the waiting. Where a loop
+        runs that is not a notebook's, it only begins to.
 
         Raises
         ------

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import errors
 from ..allowance import LONGEST, hearing
-from ..loop import load, load_now
+from ..kernel import in_kernel
+from ..loop import load, load_now, load_soon, running
 from ..messages import Message, Prompt, Reply, Tool, ToolCall, Usage, decode_json
 from ..urls import Address, mask
 from .calls import count_calls, parse_call
@@ -119,11 +120,16 @@ class Connection:
     def prepare(self) -> None:
         """Make all that takes time and no request, so that the first one need not wait for it.
 
+        On a loop that is not a notebook's, with others on it, that is only begun: the first request waits for the rest.
+
         Raises
         ------
         ConfigurationError
             As `client`; or there are no certificates to be read.
         """
+        if running() is not None and not in_kernel():
+            load_soon("ceylon_nb.http")
+            return
         if self._client is None:
             self._client = self._connected(load_now("ceylon_nb.http"))
         self._client.prepare()

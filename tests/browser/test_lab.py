@@ -112,7 +112,7 @@ def test_the_kernel_dies(lab: Any, page: Page, screenshot: Any, model_server: Mo
     ask = f"""import os
 import ceylon_nb
 agent = ceylon_nb.LlmAgent("clerk", "ollama::mock", base_url="{model_server.url}")
-run = agent.map([f"Review {{n}}" for n in range(100)], "Note: {{}}", name="a hundred")"""
+run = agent.map([f"Review {{n}}" for n in range(100)], "Note: {{}}", name="a hundred", max_at_once=8)"""
     sources = [ask, "print(os.getpid())", 'ceylon_nb.batches().drop(columns="when")', "(await run).tail(3)"]
     write(lab.root / "dies.ipynb", sources)
     lab.open(page, "dies.ipynb")
