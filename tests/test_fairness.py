@@ -19,7 +19,7 @@ from ceylon_nb.fairness import FairQueue
 from ceylon_nb.limits import Endpoint
 from ceylon_nb.meters import LAPSE, spacing
 from ceylon_nb.testing import ModelServer
-from ceylon_nb.waiting import party
+from ceylon_nb.waiting import Alarm, party
 
 T = TypeVar("T")
 START = 1_000_000.0
@@ -433,6 +433,21 @@ def test_a_loop_closed_under_those_who_wait_is_forgotten():
     assert not len(clocks._queue)
     for task in tasks:
         task._log_destroy_pending = False
+
+
+def test_an_alarm_for_later_that_was_on_its_way_does_not_put_off_a_sooner_one():
+    async def main(loop: VirtualLoop, _: Endpoint) -> list[float]:
+        rang: list[float] = []
+        alarm = Alarm(loop, lambda: rang.append(loop.time() - START), loop.time)
+        alarm.count = 1
+        other = threading.Thread(target=alarm.set, args=(START + 1.0,))
+        other.start()
+        other.join()
+        alarm.set(START + 0.1)
+        await asyncio.sleep(2)
+        return rang
+
+    assert virtually(main) == pytest.approx([0.1])
 
 
 # -- a pace ----------------------------------------------------------------------------------------------------------
