@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ceylon_nb import LlmAgent, batch, parquet
+from ceylon_nb.answers import OK
 from ceylon_nb.errors import ConfigurationError, StoreUnwritable, TemplateError
 from ceylon_nb.parquet import reading, writing
 
@@ -514,6 +516,27 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path, monkeypatch, together):
     assert answers_in(out)["position"].tolist() == list(range(2000))
     assert answers_in(out)["reply"].str.len().eq(200).all()
     assert [entry.name for entry in tmp_path.iterdir()] == ["answers.parquet"]
+
+
+def test_a_file_that_is_whole_stays_so_when_the_batch_is_resumed_for_its_store(tmp_path):
+    out = tmp_path / "answers.parquet"
+    answers = parquet.Delivered(out)
+    answers.extend_to(3)
+    for position in range(3):
+        answers.set(position, OK, f"answer {position}", attempts=1, latency=0.1)
+
+    def deliver():
+        deadline = time.monotonic() + 5
+        while not answers.deliver(whole=True):
+            assert answers.trouble is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    deliver()
+    answers.reopen()  # as the store had no room, say
+    deliver()
+    assert answers.out == out
+    assert answers_in(out)["reply"].tolist() == [f"answer {position}" for position in range(3)]
 
 
 KILLED = """

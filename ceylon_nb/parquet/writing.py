@@ -94,8 +94,10 @@ class Delivered(Tally):
         """More may come; after a failure, try again."""
         with self._lock:
             self.trouble = None
-            self._wanted = self._delivered = None
+            self._wanted = None
             self._changes += 1
+            if self._journal is not None or self._delivered != self._target:  # else it is whole, and the journal gone
+                self._delivered = None
             if self._waiting:
                 self._work()
 
