@@ -21,6 +21,7 @@ import pytest
 from ceylon_nb import LlmAgent, batch, parquet
 from ceylon_nb.answers import OK
 from ceylon_nb.errors import ConfigurationError, StoreUnwritable, TemplateError
+from ceylon_nb.messages import Reply, Usage
 from ceylon_nb.parquet import reading, writing
 
 
@@ -308,6 +309,24 @@ def test_a_reply_that_no_file_can_hold_is_a_failure(tmp_path):
         return pq.read_table(await run)
 
     assert "a object is not stored" in asyncio.run(main())["error"][0].as_py()
+
+
+def test_tokens_that_no_file_can_hold_are_unknown(tmp_path):
+    said = [2**63, 2**63 - 1, -1, 0, 1.5, np.int64(7), None]
+
+    async def model(messages):
+        await asyncio.sleep(0)
+        return Reply("ok", usage=Usage(said[int(messages[-1].content)], 1))
+
+    async def main():
+        items = [str(number) for number in range(len(said))]
+        run = agent(model).map(items, view=None, store=None, out=tmp_path / "o.parquet")
+        async with asyncio.timeout(10):
+            return pq.read_table(await run)
+
+    found = asyncio.run(main())
+    assert found["input_tokens"].to_pylist() == [None, 2**63 - 1, None, 0, None, 7, None]
+    assert found["output_tokens"].to_pylist() == [1] * len(said)
 
 
 @pytest.mark.parametrize(
