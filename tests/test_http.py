@@ -175,8 +175,17 @@ def failure(
     error = asyncio.run(main())
     shown = "".join(traceback.format_exception(error))
     assert KEY not in shown + repr(error) + error.body + error.url
+    assert not [link for link in linked(error) if KEY in f"{link!r}{link.args}{vars(link)}"]
     assert str(error).endswith((".", "?"))
     return error
+
+
+def linked(error: BaseException) -> list[BaseException]:
+    """An error, and all that can be reached from it, shown or not."""
+    links = [error]
+    for link in links:
+        links += [each for each in (link.__cause__, link.__context__) if each is not None and each not in links]
+    return links
 
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
