@@ -109,7 +109,7 @@ def translate(
 
 
 def _forget_headers(error: BaseException) -> None:
-    """aiohttp's errors of an answer hold the request that was sent, which a repr, or whoever logs one, would show."""
+    """Errors of aiohttp's hold the request that was sent, which a repr, or whoever logs one, would show."""
     links: list[BaseException | None] = [error]
     seen: set[int] = set()
     while links:
