@@ -194,9 +194,11 @@ class Endpoint:
             How many it will take, as far as one can tell.
         pace : callable, optional
             Seconds from one request to the next, of all that keep to a pace, as it is now; 0 is none. Asked whenever a
-            slot may be handed out, under a lock: it may not wait. Call `look` when it has become shorter.
+            slot may be handed out, under a lock: it may not wait. Call `look` when it has become shorter, not under a
+            lock that it takes itself. Who finds that there is none any more lines up behind those who wait.
         """
-        limited = max_per_minute or max_tokens_per_minute or self._allowances or (pace is not None and pace())
+        limited = max_per_minute or max_tokens_per_minute or self._allowances
+        limited = limited or (pace is not None and (pace() or self._queue))
         if not limited and (not self._held_until or self._held_until <= self._now()):
             return self._free  # not even counted: nobody has said yet that something may run out
         waiter = Waiter(max_per_minute, max_tokens_per_minute, tokens, pace)

@@ -500,6 +500,23 @@ def test_a_pace_may_change_while_others_wait():
     assert virtually(main) == pytest.approx([0, 10, 12, 13, 14, 14.5])
 
 
+def test_who_finds_no_pace_any_more_does_not_overtake_those_who_wait_for_it():
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> list[tuple[int, str, float]]:
+        pace = [10.0]
+
+        async def call(name: str) -> tuple[int, str, float]:
+            turn = await clocks.turn(pace=lambda: pace[0])
+            return turn._mark[0], name, loop.time() - START
+
+        tasks = [asyncio.create_task(call(name)) for name in "abc"]
+        await asyncio.sleep(1)
+        pace[0] = 0.0  # and nobody looks
+        later = await call("later")
+        return sorted([*await asyncio.gather(*tasks), later])
+
+    assert virtually(main) == [(1, "a", 0), (2, "b", 1), (3, "c", 1), (4, "later", 1)]
+
+
 def test_a_pace_and_a_rate_are_both_kept():
     async def main(loop: VirtualLoop, clocks: Endpoint) -> list[float]:
         for _ in range(5):
