@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -113,6 +114,11 @@ class Alarm:
         if when < self._when:
             self._when = when
             call_in(self.loop, self._start)
+
+    def look_soon(self) -> None:
+        """Look when the loop comes round, never at once."""
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self.loop.call_soon_threadsafe(self._look)
 
     def stop(self) -> None:
         """Look no more; on its own loop."""

@@ -1,6 +1,7 @@
 """Fairness: whoever waits is served once, single calls first, and batches get the same, however many wait for each."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections import Counter
@@ -448,6 +449,49 @@ def test_an_alarm_for_later_that_was_on_its_way_does_not_put_off_a_sooner_one():
         return rang
 
     assert virtually(main) == pytest.approx([0.1])
+
+
+def test_what_a_closed_loop_left_may_be_collected_by_whoever_holds_the_lock():
+    collected: list[int] = []
+
+    def now() -> float:
+        if any(lock.locked() for lock in locks):
+            collected.append(gc.collect())
+        return time.monotonic()
+
+    locks: list[threading.Lock] = []
+    clocks = Endpoint(now=now)
+    locks.append(clocks._lock)
+
+    def leave() -> None:
+        loop = asyncio.new_event_loop()
+        for task in [loop.create_task(clocks.turn(600)) for _ in range(4)]:
+            task._log_destroy_pending = False
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    def others() -> None:
+        leave()
+        asyncio.run(main())
+
+    async def main() -> None:
+        await asyncio.gather(*(clocks.turn(600) for _ in range(3)))
+
+    thread = threading.Thread(target=others, daemon=True)
+    gc.collect()
+    gc.freeze()  # what there is already is not looked through each time
+    gc.disable()
+    try:
+        thread.start()
+        thread.join(10)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    assert not thread.is_alive()
+    assert any(collected)
+    assert not clocks._left
+    assert not clocks._alarms
+    assert not len(clocks._queue)
 
 
 # -- a pace ----------------------------------------------------------------------------------------------------------
