@@ -199,8 +199,8 @@ class Endpoint:
             lock that it takes itself. Who finds that there is none any more lines up behind those who wait.
         """
         limited = max_per_minute or max_tokens_per_minute or self._allowances
-        limited = limited or (pace is not None and (pace() or self._queue))
-        if not limited and (not self._held_until or self._held_until <= self._now()):
+        paced = pace is not None and (pace() or self._queue)
+        if not limited and not paced and (not self._held_until or self._held_until <= self._now()):
             return self._free  # not even counted: nobody has said yet that something may run out
         waiter = Waiter(max_per_minute, max_tokens_per_minute, tokens, pace)
         try:
