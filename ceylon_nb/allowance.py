@@ -116,8 +116,10 @@ class Allowance:
     """How much more may be sent, of one kind, by what the server said last.
 
     What was sent after the request that brought the news may not have been counted in it, so it is counted here: all is
-    reckoned in what was sent since the beginning. So too little may be thought to be left while answers are under way,
-    never too much; each answer puts it right, and the reset all.
+    reckoned in what was sent since the beginning. So too little may be thought to be left while answers are under way.
+    Of answers to requests with the same mark (those that went before anybody counted have 0), which may come in any
+    order, the lowest holds until the reset. Too much is thought to be left only where the server took requests in
+    another order than they were sent in, or others use the key as well: the next answer puts it right.
     """
 
     def __init__(self, kind: str) -> None:
@@ -131,8 +133,11 @@ class Allowance:
         """Take what an answer said. `mark` is what had been sent when its request was, that included."""
         if mark < self._mark:
             return  # an answer to a later request has come before
+        ceiling = mark + left.remaining
+        if mark == self._mark and ceiling > self._ceiling and self._said is not None and now < self._until:
+            return  # which of the two is newer nobody knows
         self._mark, self._said = mark, left
-        self._ceiling = mark + left.remaining
+        self._ceiling = ceiling
         self._until = now + left.reset + random.uniform(0, JITTER)
 
     def forget(self) -> None:

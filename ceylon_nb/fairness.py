@@ -80,6 +80,10 @@ class FairQueue(Generic[W]):
     def __len__(self) -> int:
         return self._single_needs.total() + self._flow_needs.total()
 
+    def __bool__(self) -> bool:
+        """Whether somebody waits; may be asked without a lock."""
+        return bool(self._single_needs or self._flow_needs)
+
     def put(self, waiter: W, *, again: bool = False) -> None:
         """Line up; `again` in front of its own, and without having paid, who was served and could not use it."""
         if waiter.party is None:

@@ -13,6 +13,7 @@ import zlib
 import aiohttp
 import httpx
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from . import errors
 from .urls import Address, mask
@@ -76,7 +77,9 @@ def translate(
 ) -> errors.RequestError | None:
     """The library's error for one of aiohttp's, httpx's or the socket's; None for anything else.
 
-    httpx-aiohttp calls many faults ConnectTimeout, httpcore ConnectError: what they were raised from decides.
+    A transport of the user's may go by other names: httpx-aiohttp calls many faults ConnectTimeout, httpcore
+    ConnectError. There what they were raised from decides. The request's headers, and so the key, are taken out of the
+    foreign error and of all that led to it.
 
     Parameters
     ----------
@@ -88,6 +91,7 @@ def translate(
         What to do when nobody answers there.
     """
     url = address.url
+    _forget_headers(error)
     if isinstance(error, RuntimeError) and str(error) == "Session is closed":  # aiohttp's words
         return errors.ConnectionLost(f"The transport that was to ask {url} is closed: hand in an open one.", url=url)
     telling = (aiohttp.ClientError, ssl.SSLError, socket.gaierror)
@@ -102,3 +106,21 @@ def translate(
             )
             return found(said.strip(), url=url)
     return None
+
+
+def _forget_headers(error: BaseException) -> None:
+    """Errors of aiohttp's hold the request that was sent, which a repr, or whoever logs one, would show."""
+    links: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while links:
+        link = links.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        links += [link.__cause__, link.__context__]
+        if isinstance(link, BaseExceptionGroup):
+            links += link.exceptions
+        if isinstance(link, aiohttp.ClientResponseError) and isinstance(link.request_info, aiohttp.RequestInfo):
+            link.request_info = link.request_info._replace(headers=CIMultiDictProxy(CIMultiDict()))
+            link.history = ()
+            link.args = (link.request_info, link.history)

@@ -28,7 +28,7 @@ from . import errors
 from .foreign import translate
 from .timeouts import TimeLimit, patient_timeout
 from .urls import Address, proxy_for
-from .wire import Answer, Incoming, Target, Unpacker, send_by_session, send_by_transport
+from .wire import REDIRECTS, Answer, Incoming, Target, Unpacker, same_origin_target, send_by_session, send_by_transport
 
 Transport: TypeAlias = httpx.AsyncBaseTransport
 
@@ -127,7 +127,7 @@ class Client:
         with self._translating(timeout), self._given or await _pool(self._scheme, self._host) as way:
             async with patient_timeout(timeout):
                 response = await way.send(self._target, body)
-                if response.status_code in _REDIRECTS:
+                if response.status_code in REDIRECTS:
                     response = await self._follow(way, response, body)
                 return Response(response.status_code, response.headers, await self._read(response))
 
@@ -187,13 +187,17 @@ class Client:
     async def _follow(self, way: _Way, response: Incoming, body: bytes) -> Incoming:
         """The answer that redirects lead to, or the one that leads no further."""
         url = self._target.url
-        for _ in range(MAX_REDIRECTS):
-            found = _same_origin_target(url, response)
-            if found is None:
-                break
+        try:
+            for _ in range(MAX_REDIRECTS):
+                found = same_origin_target(url, response)
+                if found is None:
+                    break
+                await response.aclose()
+                url = found
+                response = await way.send(Target(url, self._target.headers), body)
+        except BaseException:
             await response.aclose()
-            url = found
-            response = await way.send(Target(url, self._target.headers), body)
+            raise
         return response
 
     async def _read(self, response: Incoming) -> bytes:
@@ -226,18 +230,6 @@ class _Translating:
 
 
 _HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
-_REDIRECTS = (307, 308)
-"""Those that keep method and body."""
-
-
-def _same_origin_target(url: httpx.URL, response: Incoming) -> httpx.URL | None:
-    """Where a redirect that keeps method and body leads, if it stays on the same scheme, host and port."""
-    location = response.headers.get("location") if response.status_code in _REDIRECTS else None
-    if not location:
-        return None
-    target = url.join(location)
-    same_origin = (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port)
-    return url.copy_with(raw_path=target.raw_path) if same_origin else None
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

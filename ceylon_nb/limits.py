@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from .adaptive import Estimate
 from .allowance import JITTER, KINDS, Allowance, Left, read
 from .fairness import FairQueue
-from .loop import clock
+from .loop import call_in, clock
 from .meters import LAPSE, Guess, Slots, Spent, Tokens
 from .waiting import HOLD, PACE, RATE, TOKENS, Alarm, Waiter
 
@@ -88,6 +88,7 @@ class Endpoint:
         self._sent = self._sent_tokens = 0
         self._guesses: dict[str, Guess] = {}
         self._free = Turn(self)
+        self._left: deque[Waiter] = deque()
 
     # -- cool-downs ---------------------------------------------------------------------------------------------
 
@@ -195,10 +196,12 @@ class Endpoint:
             How many it will take, as far as one can tell.
         pace : callable, optional
             Seconds from one request to the next, of all that keep to a pace, as it is now; 0 is none. Asked whenever a
-            slot may be handed out, under a lock: it may not wait. Call `look` when it has become shorter.
+            slot may be handed out, under a lock: it may not wait. Call `look` when it has become shorter, not under a
+            lock that it takes itself. Who finds that there is none any more lines up behind those who wait.
         """
-        limited = max_per_minute or max_tokens_per_minute or self._allowances or (pace is not None and pace())
-        if not limited and (not self._held_until or self._held_until <= self._now()):
+        limited = max_per_minute or max_tokens_per_minute or self._allowances
+        paced = pace is not None and (pace() or self._queue)
+        if not limited and not paced and (not self._held_until or self._held_until <= self._now()):
             return self._free  # not even counted: nobody has said yet that something may run out
         waiter = Waiter(max_per_minute, max_tokens_per_minute, tokens, pace)
         try:
@@ -208,8 +211,13 @@ class Endpoint:
                     await future
                 if self._accept(waiter):
                     return Turn(self, waiter)
+        except GeneratorExit:
+            self._leave(waiter)
+            raise
         except BaseException:
-            self._abandon(waiter)
+            with self._lock:
+                self._abandon(waiter)
+                self._serve()
             raise
 
     def look(self) -> None:
@@ -249,15 +257,28 @@ class Endpoint:
                 self._serve()
             return goes
 
+    def _leave(self, waiter: Waiter) -> None:
+        """Wait no longer, and not for the lock either.
+
+        The garbage collector closes what a closed loop has left, in any thread at any time: this one may hold the lock.
+        """
+        self._left.append(waiter)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._serve()
+            finally:
+                self._lock.release()
+        else:
+            for alarm in self._alarms.copy().values():
+                alarm.look_soon()
+
     def _abandon(self, waiter: Waiter) -> None:
-        """Wait no longer: a slot that it has is the next one's."""
-        with self._lock:
-            if waiter.granted:
-                self._come(waiter, self._now())
-                self._give_back(waiter)
-            self._queue.discard(waiter)
-            self._forget(waiter)
-            self._serve()
+        """Who waits no longer has what it had given back: a slot is the next one's. With the lock held."""
+        if waiter.granted:
+            self._come(waiter, self._now())
+            self._give_back(waiter)
+        self._queue.discard(waiter)
+        self._forget(waiter)
 
     def _come(self, waiter: Waiter, now: float) -> bool:
         """A waiter has come for its slot; whether its loop had been passed over."""
@@ -274,13 +295,15 @@ class Endpoint:
             alarm.count -= 1
             if not alarm.count:
                 self._alarms.pop(alarm.loop, None)
-                alarm.stop()
+                call_in(alarm.loop, alarm.stop)
 
     # -- handing out; with the lock held ------------------------------------------------------------------------
 
     def _serve(self) -> None:
         """Give a slot to each whose turn it is, and see to it that somebody looks again when the next is due."""
-        if not len(self._queue):
+        while self._left:
+            self._abandon(self._left.popleft())
+        if not self._queue:
             return
         self._due = math.inf
         self._queue.serve(self._offer)

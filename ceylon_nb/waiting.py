@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -112,7 +113,12 @@ class Alarm:
         """Look again then, if not before."""
         if when < self._when:
             self._when = when
-            call_in(self.loop, self._start, when)
+            call_in(self.loop, self._start)
+
+    def look_soon(self) -> None:
+        """Look when the loop comes round, never at once."""
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self.loop.call_soon_threadsafe(self._look)
 
     def stop(self) -> None:
         """Look no more; on its own loop."""
@@ -121,10 +127,13 @@ class Alarm:
             self._timer = None
         self._when = math.inf
 
-    def _start(self, when: float) -> None:
+    def _start(self) -> None:
+        """For what is wanted by now: on its way from another thread, an alarm may have been set for sooner."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(max(0.0, when - self._now()), self._ring) if self.count else None
+            self._timer = None
+        if self.count and self._when < math.inf:
+            self._timer = self.loop.call_later(max(0.0, self._when - self._now()), self._ring)
 
     def _ring(self) -> None:
         self._timer, self._when = None, math.inf

@@ -18,6 +18,9 @@ from multidict import CIMultiDict
 
 from . import errors
 
+REDIRECTS = (307, 308)
+"""Those that keep method and body."""
+
 LARGEST_REPLY = 64 * 2**20
 """Bytes, decoded. No model's reply comes near it."""
 
@@ -111,6 +114,23 @@ async def send_by_transport(
     extensions = {"timeout": {"connect": connect_timeout, "read": None, "write": None, "pool": None}}
     request = httpx.Request("POST", to.url, headers=to.headers, content=body, extensions=extensions)
     return await transport.handle_async_request(request)
+
+
+def same_origin_target(url: httpx.URL, response: Incoming) -> httpx.URL | None:
+    """Where a redirect that keeps method and body leads, by the scheme, host and port that were asked.
+
+    None if it leads to others, or to what is no address, or the answer is no such redirect. Of a login that it names
+    nothing is kept.
+    """
+    location = response.headers.get("location") if response.status_code in REDIRECTS else None
+    if not location:
+        return None
+    try:
+        target = url.join(location)
+        same_origin = (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port)
+        return url.copy_with(raw_path=target.raw_path) if same_origin else None
+    except (httpx.InvalidURL, ValueError):  # the one says httpx, the other urllib
+        return None
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -143,6 +143,19 @@ def test_what_was_sent_since_is_counted():
     assert allowance.opens(1, 101, START) > 0
 
 
+def test_of_answers_to_requests_that_were_not_counted_the_lowest_holds_until_the_reset():
+    allowance = Allowance("requests")
+    for left in (5, 0, 7):
+        allowance.told(Left(left, 10, 60), 0, START)
+    assert START + 10 <= allowance.opens(1, 0, START + 1) <= START + 10 + JITTER
+    allowance.told(Left(7, 10, 60), 0, START + 11)
+    assert allowance.opens(1, 6, START + 12) == 0
+    assert allowance.opens(1, 7, START + 12) > START + 12
+    allowance.forget()  # what the server said itself counts
+    allowance.told(Left(9, 10, 60), 0, START + 12)
+    assert allowance.opens(1, 8, START + 12) == 0
+
+
 def test_after_the_reset_all_is_there_again_and_no_more():
     allowance = Allowance("requests")
     allowance.told(Left(0, 10, 3), 100, START)
@@ -174,13 +187,14 @@ def test_all_wait_and_go_when_there_is_news():
     """Newer news lifts the wait; it is shown, with its reason, for as long as it lasted."""
 
     async def main(loop: VirtualLoop, clocks: Endpoint) -> tuple[float, list[tuple[float, float, str]], float]:
-        turn = await clocks.turn()
-        turn.hears(openai(0, "30s"), False)
+        (await clocks.turn()).hears(openai(9, "30s"), False)
+        sooner, later = await clocks.turn(), await clocks.turn()
+        sooner.hears(openai(0, "30s"), False)
         held = clocks.held()
         waits = [asyncio.create_task(clocks.turn()) for _ in range(3)]
         await asyncio.sleep(5)
         assert not any(task.done() for task in waits)
-        turn.hears(openai(3, "30s"), False)
+        later.hears(openai(3, "30s"), False)
         await asyncio.gather(*waits)
         return loop.time() - START, clocks.holds(), held
 

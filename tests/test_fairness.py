@@ -1,6 +1,7 @@
 """Fairness: whoever waits is served once, single calls first, and batches get the same, however many wait for each."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from ceylon_nb.fairness import FairQueue
 from ceylon_nb.limits import Endpoint
 from ceylon_nb.meters import LAPSE, spacing
 from ceylon_nb.testing import ModelServer
-from ceylon_nb.waiting import party
+from ceylon_nb.waiting import Alarm, party
 
 T = TypeVar("T")
 START = 1_000_000.0
@@ -435,6 +436,64 @@ def test_a_loop_closed_under_those_who_wait_is_forgotten():
         task._log_destroy_pending = False
 
 
+def test_an_alarm_for_later_that_was_on_its_way_does_not_put_off_a_sooner_one():
+    async def main(loop: VirtualLoop, _: Endpoint) -> list[float]:
+        rang: list[float] = []
+        alarm = Alarm(loop, lambda: rang.append(loop.time() - START), loop.time)
+        alarm.count = 1
+        other = threading.Thread(target=alarm.set, args=(START + 1.0,))
+        other.start()
+        other.join()
+        alarm.set(START + 0.1)
+        await asyncio.sleep(2)
+        return rang
+
+    assert virtually(main) == pytest.approx([0.1])
+
+
+def test_what_a_closed_loop_left_may_be_collected_by_whoever_holds_the_lock():
+    collected: list[int] = []
+
+    def now() -> float:
+        if any(lock.locked() for lock in locks):
+            collected.append(gc.collect())
+        return time.monotonic()
+
+    locks: list[threading.Lock] = []
+    clocks = Endpoint(now=now)
+    locks.append(clocks._lock)
+
+    def leave() -> None:
+        loop = asyncio.new_event_loop()
+        for task in [loop.create_task(clocks.turn(600)) for _ in range(4)]:
+            task._log_destroy_pending = False
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    def others() -> None:
+        leave()
+        asyncio.run(main())
+
+    async def main() -> None:
+        await asyncio.gather(*(clocks.turn(600) for _ in range(3)))
+
+    thread = threading.Thread(target=others, daemon=True)
+    gc.collect()
+    gc.freeze()  # what there is already is not looked through each time
+    gc.disable()
+    try:
+        thread.start()
+        thread.join(10)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    assert not thread.is_alive()
+    assert any(collected)
+    assert not clocks._left
+    assert not clocks._alarms
+    assert not len(clocks._queue)
+
+
 # -- a pace ----------------------------------------------------------------------------------------------------------
 
 
@@ -483,6 +542,23 @@ def test_a_pace_may_change_while_others_wait():
         return went
 
     assert virtually(main) == pytest.approx([0, 10, 12, 13, 14, 14.5])
+
+
+def test_who_finds_no_pace_any_more_does_not_overtake_those_who_wait_for_it():
+    async def main(loop: VirtualLoop, clocks: Endpoint) -> list[tuple[int, str, float]]:
+        pace = [10.0]
+
+        async def call(name: str) -> tuple[int, str, float]:
+            turn = await clocks.turn(pace=lambda: pace[0])
+            return turn._mark[0], name, loop.time() - START
+
+        tasks = [asyncio.create_task(call(name)) for name in "abc"]
+        await asyncio.sleep(1)
+        pace[0] = 0.0  # and nobody looks
+        later = await call("later")
+        return sorted([*await asyncio.gather(*tasks), later])
+
+    assert virtually(main) == [(1, "a", 0), (2, "b", 1), (3, "c", 1), (4, "later", 1)]
 
 
 def test_a_pace_and_a_rate_are_both_kept():

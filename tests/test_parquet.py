@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ceylon_nb import LlmAgent, batch, parquet
+from ceylon_nb.answers import OK
 from ceylon_nb.errors import ConfigurationError, StoreUnwritable, TemplateError
+from ceylon_nb.messages import Reply, Usage
 from ceylon_nb.parquet import reading, writing
 
 
@@ -308,6 +311,24 @@ def test_a_reply_that_no_file_can_hold_is_a_failure(tmp_path):
     assert "a object is not stored" in asyncio.run(main())["error"][0].as_py()
 
 
+def test_tokens_that_no_file_can_hold_are_unknown(tmp_path):
+    said = [2**63, 2**63 - 1, -1, 0, 1.5, np.int64(7), None]
+
+    async def model(messages):
+        await asyncio.sleep(0)
+        return Reply("ok", usage=Usage(said[int(messages[-1].content)], 1))
+
+    async def main():
+        items = [str(number) for number in range(len(said))]
+        run = agent(model).map(items, view=None, store=None, out=tmp_path / "o.parquet")
+        async with asyncio.timeout(10):
+            return pq.read_table(await run)
+
+    found = asyncio.run(main())
+    assert found["input_tokens"].to_pylist() == [None, 2**63 - 1, None, 0, None, 7, None]
+    assert found["output_tokens"].to_pylist() == [1] * len(said)
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -514,6 +535,27 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path, monkeypatch, together):
     assert answers_in(out)["position"].tolist() == list(range(2000))
     assert answers_in(out)["reply"].str.len().eq(200).all()
     assert [entry.name for entry in tmp_path.iterdir()] == ["answers.parquet"]
+
+
+def test_a_file_that_is_whole_stays_so_when_the_batch_is_resumed_for_its_store(tmp_path):
+    out = tmp_path / "answers.parquet"
+    answers = parquet.Delivered(out)
+    answers.extend_to(3)
+    for position in range(3):
+        answers.set(position, OK, f"answer {position}", attempts=1, latency=0.1)
+
+    def deliver():
+        deadline = time.monotonic() + 5
+        while not answers.deliver(whole=True):
+            assert answers.trouble is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    deliver()
+    answers.reopen()  # as the store had no room, say
+    deliver()
+    assert answers.out == out
+    assert answers_in(out)["reply"].tolist() == [f"answer {position}" for position in range(3)]
 
 
 KILLED = """

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import operator
 import os
 import secrets
 import threading
@@ -94,8 +95,10 @@ class Delivered(Tally):
         """More may come; after a failure, try again."""
         with self._lock:
             self.trouble = None
-            self._wanted = self._delivered = None
+            self._wanted = None
             self._changes += 1
+            if self._journal is not None or self._delivered != self._target:  # else it is whole, and the journal gone
+                self._delivered = None
             if self._waiting:
                 self._work()
 
@@ -125,7 +128,7 @@ class Delivered(Tally):
         self._waiting.append(
             (
                 status, _said(reply), _clean(describe(error)), self._attempts[position],
-                round(self._latency[position], 6), usage.input_tokens, usage.output_tokens,
+                round(self._latency[position], 6), _count(usage.input_tokens), _count(usage.output_tokens),
                 _clean(reply.finish_reason) if isinstance(reply, Reply) else None, bool(self.from_store[position]),
             )
         )  # fmt: skip
@@ -212,6 +215,15 @@ def _said(reply: Any) -> str | None:
         return orjson.dumps(reply).decode()
     except TypeError:  # half a surrogate pair
         return orjson.dumps(sendable(reply)).decode()
+
+
+def _count(tokens: Any) -> int | None:
+    """As the column holds it; None for what it cannot: a function of the user's may say anything."""
+    try:
+        number = operator.index(tokens)
+    except TypeError:
+        return None
+    return number if 0 <= number < 2**63 else None
 
 
 def _clean(text: str | None) -> str | None:
