@@ -179,8 +179,8 @@ class Answers:
                 self._failures[kind] += 1
             elif status == OK and not from_store:
                 usage = usage_of(reply)
-                self._input_tokens += usage.input_tokens or 0
-                self._output_tokens += usage.output_tokens or 0
+                self._input_tokens += _count(usage.input_tokens)
+                self._output_tokens += _count(usage.output_tokens)
             self._keep(position, status, reply, error)
 
     def _number(self, kind: str) -> int:
@@ -327,6 +327,11 @@ class Tally(Answers):
 
     def _keep(self, position: int, status: int, reply: Any, error: Exception | None) -> None:
         """Nor this."""
+
+
+def _count(tokens: Any) -> int:
+    """A number of tokens; what a user's own function says instead of one counts nothing."""
+    return tokens if isinstance(tokens, int) else 0
 
 
 def usage_of(reply: Any) -> Usage:

@@ -150,3 +150,12 @@ def test_there_is_an_end_to_the_kinds_of_errors_that_are_told_apart():
     for position in range(300):
         answers.set(position, WAITING)
     assert not answers.failures()
+
+
+def test_tokens_that_are_no_number_count_nothing():
+    """Of a function of the user's: its reply is the row's all the same."""
+    answers = Answers()
+    answers.extend_to(1)
+    answers.set(0, OK, Reply("yes", usage=Usage("many", 2)))
+    assert answers.counts[OK] == 1
+    assert answers.tokens() == (0, 2)
