@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
@@ -18,30 +18,7 @@ from ceylon_nb.testing import ModelServer, faults
 from ceylon_nb.testing.faults import Fault
 from ceylon_nb.testing.witness import Request
 
-T = TypeVar("T")
-START = 1_000_000.0
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer instead of waiting for it."""
-
-    now = START
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        timers = [handle.when() for handle in self._scheduled if not handle.cancelled()]
-        if timers and not self._ready:
-            self.now = max(self.now, min(timers))
-        super()._run_once()
-
-
-def virtually(main: Callable[[VirtualLoop, Endpoint], Coroutine[Any, Any, T]]) -> T:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        loop = runner.get_loop()
-        return runner.run(main(loop, Endpoint(now=loop.time)))
-
+from .virtual import START, VirtualLoop, virtually
 
 # -- reading ---------------------------------------------------------------------------------------------------------
 

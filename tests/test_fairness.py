@@ -5,7 +5,7 @@ import gc
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,34 +22,11 @@ from ceylon_nb.meters import LAPSE, spacing
 from ceylon_nb.testing import ModelServer
 from ceylon_nb.waiting import Alarm, party
 
-T = TypeVar("T")
-START = 1_000_000.0
+from .virtual import START, VirtualLoop, virtually
+
 TINY = 1e-6
+T = TypeVar("T")
 ANY, RATE, TOKENS = 1, 2, 4
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer instead of waiting for it."""
-
-    now = START
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        timers = [handle.when() for handle in self._scheduled if not handle.cancelled()]
-        if timers and not self._ready:
-            self.now = max(self.now, min(timers))
-        super()._run_once()
-
-    def timers(self) -> int:
-        return sum(not handle.cancelled() for handle in self._scheduled)
-
-
-def virtually(main: Callable[[VirtualLoop, Endpoint], Coroutine[Any, Any, T]]) -> T:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        loop = runner.get_loop()
-        return runner.run(main(loop, Endpoint(now=loop.time)))
 
 
 class Party:

@@ -3,11 +3,9 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -19,34 +17,9 @@ from ceylon_nb.limits import Endpoint
 from ceylon_nb.meters import LAPSE, Slots, spacing
 from ceylon_nb.testing import ModelServer, faults
 
-T = TypeVar("T")
-START = 1_000_000.0  # as large as a clock that has run for days, for the sake of rounding
+from .virtual import START, VirtualLoop, virtually
+
 TINY = 1e-6
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer instead of waiting for it."""
-
-    now = START
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        timers = [handle.when() for handle in self._scheduled if not handle.cancelled()]
-        if timers and not self._ready:
-            self.now = max(self.now, min(timers))
-        super()._run_once()
-
-    def stall(self, seconds: float) -> None:
-        """What a cell does that computes for so long."""
-        self.now += seconds
-
-
-def virtually(main: Callable[[VirtualLoop, Endpoint], Coroutine[Any, Any, T]]) -> T:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        loop = runner.get_loop()
-        return runner.run(main(loop, Endpoint(now=loop.time)))
 
 
 class Clock:

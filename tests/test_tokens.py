@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,30 +21,9 @@ from ceylon_nb.meters import FIRST_GUESS, Guess, spacing
 from ceylon_nb.testing import ModelServer
 from ceylon_nb.waiting import party
 
-T = TypeVar("T")
-START = 1_000_000.0
+from .virtual import START, VirtualLoop, virtually
+
 TINY = 1e-6
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer instead of waiting for it."""
-
-    now = START
-
-    def time(self) -> float:
-        return self.now
-
-    def _run_once(self) -> None:
-        timers = [handle.when() for handle in self._scheduled if not handle.cancelled()]
-        if timers and not self._ready:
-            self.now = max(self.now, min(timers))
-        super()._run_once()
-
-
-def virtually(main: Callable[[VirtualLoop, Endpoint], Coroutine[Any, Any, T]]) -> T:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        loop = runner.get_loop()
-        return runner.run(main(loop, Endpoint(now=loop.time)))
 
 
 # -- no minute over the limit ----------------------------------------------------------------------------------------
