@@ -1,7 +1,7 @@
 """Adaptive: how many requests at once a server works on, found out by asking it.
 
-One `Estimate` for each server and account, shared by all batches that have ``max_at_once="auto"``; each of them has a
-`Share` of it. What is learned, and from what:
+One `Estimate` for each server and account, shared by all batches that have ``max_at_once="auto"``; each of them has its
+part of it (`shares`). What is learned, and from what:
 
 * From latencies, where their knee is (`knee`, which names its sources). While none is seen the limit doubles with each
   round, as TCP's slow start does; then it stays a little above the knee. Every few rounds are spent somewhat below and
@@ -15,18 +15,18 @@ One `Estimate` for each server and account, shared by all batches that have ``ma
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import weakref
-from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .knee import Knee, Levels
-from .loop import call_in, clock
+from .loop import clock
 from .throttle import Throttle
+
+if TYPE_CHECKING:
+    from .shares import Share
 
 T = TypeVar("T")
 
@@ -49,8 +49,9 @@ PROBES = {0: 0.8, 4: 1.25}
 """In which of EVERY rounds the limit is how many times the knee, for a look at what is there."""
 EVERY = 8
 
-CAREFUL, FASTER = 1.25, 1.25
-"""By how much the limit grows in one round once a knee has been seen, and how much more in each that sees none."""
+FASTER = 1.25
+"""By how much the limit grows in a round that sees no knee after one that did; each further one by as much more, up to
+twice the number in flight."""
 
 PATIENCE, LONGEST_PATIENCE = 10.0, 80.0
 """Seconds after a refusal until more are tried again; doubled by each that comes before twice as many are over."""
@@ -63,6 +64,9 @@ BRIEF = 0.1
 
 REFUSALS, FAILURES = frozenset({429, 503, 529}), frozenset({408, 504})
 """Statuses of a server that has too much to do, said at once; and after having tried."""
+
+FEW = 8
+"""Up to so many are counted, in words; above, it is "about"."""
 
 
 class Estimate:
@@ -291,10 +295,6 @@ class Estimate:
         return f"the server {', and '.join(said)}" if said else ""
 
 
-FEW = 8
-"""Up to so many are counted, in words; above, it is "about"."""
-
-
 def _blame(error: BaseException) -> tuple[bool, bool]:
     """Whether an error says that there are too many, or they come too often; and whether it may come of that.
 
@@ -310,131 +310,3 @@ def _blame(error: BaseException) -> tuple[bool, bool]:
     statuses = {status for status in found if isinstance(status, int)}
     refused = bool(statuses & REFUSALS) or waits
     return refused, bool(statuses & FAILURES) or isinstance(error, (TimeoutError, ConnectionError))
-
-
-class Share:
-    """One batch's part of an estimate. All but `changed` is called on the batch's loop.
-
-    Parameters
-    ----------
-    on_change : callable
-        Called on the batch's loop when `limit` may be another.
-
-    Attributes
-    ----------
-    active : bool
-        Whether the batch keeps to the estimate.
-    resting : bool
-        Whether the batch asks nothing new for now: it needs no more than it has.
-    part : int
-        Requests that it may have in flight.
-    admitted, peak : int
-        Those that it has, and the most that it had since parts were given.
-    """
-
-    def __init__(self, estimate: Estimate, on_change: Callable[[], object]) -> None:
-        self.estimate = estimate
-        self.active = self.resting = False
-        self.part = START
-        self.admitted = self.peak = 0
-        self._on_change = on_change
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def stranded(self) -> bool:
-        """Whether the batch's loop was closed under it."""
-        return self._loop is None or self._loop.is_closed()
-
-    def open(self) -> None:
-        """Keep to the estimate, on the running loop."""
-        loop = asyncio.get_running_loop()
-        moved = loop is not self._loop
-        if moved:  # what was on its way on the old one ends with that
-            self._loop, self.admitted = loop, 0
-            self._waiting.clear()
-        if moved or self.resting or not self.active:
-            self.active, self.resting = True, False
-            self.estimate.join(self)
-
-    def rest(self) -> None:
-        """Leave to others what is not needed for now."""
-        if self.active and not self.resting:
-            self.resting = True
-            self.estimate.join(self)
-
-    def close(self) -> None:
-        """Keep to it no longer: whoever waits goes."""
-        if self.active:
-            self.active = self.resting = False
-            self.estimate.leave(self)
-            self._wake()
-
-    def changed(self) -> None:
-        """The estimate is another, or others keep to it."""
-        if self._loop is not None:
-            call_in(self._loop, self._adapt)
-
-    def _adapt(self) -> None:
-        if self.active:
-            self._on_change()
-            self._wake()
-
-    def place(self) -> _Place:
-        """Room for one request; whatever is asked inside, on the way to its answer, needs none of its own."""
-        return _Place(self)
-
-    async def admit(self) -> object:
-        """Wait for room: with further attempts there may be more to send than workers should have in flight.
-
-        Returns what `leave` wants to know.
-        """
-        while self.active and self.admitted >= self.part:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            except BaseException:
-                if waiter.done() and not waiter.cancelled():  # it was for somebody else, then
-                    self._wake()
-                raise
-        self.admitted += 1
-        self.peak = max(self.peak, self.admitted)
-        return self._loop
-
-    def leave(self, place: object) -> None:
-        """Make room for another request."""
-        if place is not self._loop:
-            return
-        self.admitted -= 1
-        if self._waiting:
-            self._wake()
-
-    def _wake(self) -> None:
-        free = self.part - self.admitted if self.active else len(self._waiting)
-        while free > 0 and self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                free -= 1
-
-
-class _Place:
-    """What `Share.place` gives. No generator: each request has one."""
-
-    __slots__ = ("_place", "_share", "_token")
-
-    def __init__(self, share: Share) -> None:
-        self._share = share
-
-    async def __aenter__(self) -> None:
-        self._place = await self._share.admit()
-        self._token = sharing.set(None)
-
-    async def __aexit__(self, *_: object) -> None:
-        sharing.reset(self._token)
-        self._share.leave(self._place)
-
-
-sharing: ContextVar[Share | None] = ContextVar("sharing", default=None)
-"""The share of the batch that this is done for."""

@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from . import loop as loops
-from .adaptive import START, Estimate, Share
+from .adaptive import START, Estimate
 from .answers import CANCELLED, FAILED, OK
 from .errors import StoreError, ungrouped
 from .frames import Source
@@ -33,6 +33,7 @@ from .keeping import Keeper
 from .loop import call_in, hold_awake, running
 from .news import News
 from .policy import AtOnce
+from .shares import Share
 from .stopwatch import Stopwatch
 from .storage.ledger import Ledger
 from .trace import Trace

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
-from .adaptive import sharing
 from .errors import ConfigurationError
 from .limits import Endpoint
 from .loop import clock
 from .retry import any_fault, backoff, retrying, time_left
+from .shares import sharing
 from .timeouts import patient_timeout
 from .trace import flying
 

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .adaptive import Share, sharing
 from .answers import CANCELLED, FAILED, OK, WAITING
 from .errors import CeylonError, InvalidItem, NotRecorded, RequestError, StoreError, ungrouped
 from .frames import Source
@@ -23,6 +22,7 @@ from .kernel import just_interrupted
 from .loop import clock
 from .messages import Reply
 from .retry import attempts_made, time_left
+from .shares import Share, sharing
 from .trace import Flight, Trace, flying
 from .waiting import party
 

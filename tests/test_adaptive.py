@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import pytest
 
 from ceylon_nb import LlmAgent, batch, errors
-from ceylon_nb.adaptive import MOST, START, Estimate, Share
+from ceylon_nb.adaptive import MOST, START, Estimate
 from ceylon_nb.knee import Levels
+from ceylon_nb.shares import Share
 from ceylon_nb.testing import ModelServer, faults
 from ceylon_nb.throttle import Throttle
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar
 
 from .. import limits, recording
-from ..adaptive import sharing
 from ..allowance import hearing
 from ..errors import ConfigurationError, RequestError, StatusError, drop_tracebacks, ungrouped
 from ..limits import Turn
@@ -20,6 +19,7 @@ from ..policy import check_options
 from ..providers.base import Provider, Request
 from ..providers.deltas import Delta, Gathering
 from ..retry import attempts_made, backoff, retrying, time_left, worth_another_try
+from ..shares import sharing
 from ..trace import flying, limited
 from ..urls import Address
 
