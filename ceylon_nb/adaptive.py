@@ -291,7 +291,7 @@ class Estimate:
             at_a_time = f"works on {'about ' if works_on > FEW else ''}{works_on:,} at a time"
             said.append(f"{at_a_time}; {advice}" if advice else at_a_time)
         if self.paced:
-            said.append(f"lets about {60 * self._throttle.proved:,.0f} requests a minute through")
+            said.append(f"lets about {60 * self._throttle.came_through:,.0f} requests a minute through")
         return f"the server {', and '.join(said)}" if said else ""
 
 

@@ -26,8 +26,8 @@ SLOWEST = 0.05
 """Requests a second: nothing is slower. Who lets fewer through says when to come back."""
 FORGIVEN = 60.0
 """Seconds until the pace is again where it was refused, if answers are fewer than PLATEAU."""
-REMEMBERED = 400
-"""Answers whose time is kept."""
+REMEMBERED, RECENT = 400, 200
+"""Answers whose time is kept; and by how many it is said what comes through."""
 
 
 class Throttle:
@@ -49,9 +49,11 @@ class Throttle:
         return 1 / self.rate if self.rate else 0.0
 
     @property
-    def proved(self) -> float:
-        """Requests a second that the server is known to let through: the pace, but no trial of a higher one."""
-        return min(self.rate or 0.0, self._refused_at)
+    def came_through(self) -> float:
+        """Requests a second that the server has let through of late."""
+        recent = list(self._answers)[-RECENT:]
+        took = recent[-1] - recent[0] if recent else 0.0
+        return (len(recent) - 1) / took if took > 0 else self.rate or 0.0
 
     def answered(self, now: float) -> None:
         """A request came through."""
