@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nbformat
 import nbformat.v4 as v4
+import pandas as pd
 import pytest
 
 import ceylon_nb
@@ -150,3 +151,21 @@ def test_a_notebook_becomes_a_test_without_a_model(tmp_path: Path, model_server:
     changed = terminal(where, replay)
     assert "Who{+ are you+}?" in changed.stdout
     assert "1 failed" in changed.stdout
+
+
+def test_a_million_rows_begin_with_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (million,) = blocks("py")
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"text": ["Works like a charm.", "It boils water.", "Awful smell."]}).to_parquet("reviews.parquet")
+    names: dict[str, object] = {"pd": pd, "agent": ceylon_nb.LlmAgent("clerk", "demo::instant")}
+    code = compile(million, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+    async def cell() -> None:
+        pending = eval(code, names)
+        await pending
+
+    asyncio.run(cell())
+    answers = names["answers"]
+    assert isinstance(answers, pd.DataFrame)
+    assert answers["position"].tolist() == [0, 1, 2]
+    assert answers["status"].eq("ok").all()
