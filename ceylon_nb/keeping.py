@@ -21,7 +21,7 @@ from .storage.ledger import Counts, Ledger
 
 log = logging.getLogger("ceylon_nb")
 
-MOST = 8192
+MOST = 4096
 """Rows that may wait for the disk before nothing new is asked."""
 PAUSE = 0.02
 """Seconds between two looks whether they still do, and between the first two whether another batch has an answer."""
