@@ -402,6 +402,24 @@ def test_a_row_that_asks_an_agent_needs_no_second_place():
     asyncio.run(main())
 
 
+def test_a_row_that_asks_its_own_server_again_needs_no_second_place():
+    """On the way to its answer it asks the same agent: with a place of its own for that, all would wait for all."""
+
+    async def over(messages: Any) -> str:
+        await asyncio.sleep(0.001)
+        asked = messages[-1].content
+        return "yes" if asked == "inner" else await agent.send_message("inner")
+
+    agent = LlmAgent("twice", over)
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            run = agent.map([f"row {n}" for n in range(100)], store=None, view=None)
+            assert (await run)["reply"].eq("yes").all()
+
+    asyncio.run(main())
+
+
 def test_streams_leave_nothing_in_flight(model_server: ModelServer):
     agent = LlmAgent("a", "ollama::mock", base_url=model_server.url)
 
