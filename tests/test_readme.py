@@ -82,6 +82,12 @@ def test_the_names_that_the_readme_tells_are_there() -> None:
         assert hasattr(ceylon_nb, name), name
 
 
+def test_what_the_readme_links_to_is_there() -> None:
+    linked = re.findall(r"""(?:\]\(|(?:src|srcset)=")(?!https?:|#)([^)"]+)""", README)
+    assert len(linked) > 40
+    assert [path for path in linked if not (ROOT / path).exists()] == []
+
+
 def test_the_first_screen_has_exactly_two_commands() -> None:
     first_screen = README.split("## A first batch")[0]
     assert len(re.findall(r"```bash\n.*?```", first_screen, re.DOTALL)) == 2
