@@ -2,7 +2,8 @@
 
 from .agent import Agent
 from .context import Context
-from .llm import Conversation, LlmAgent
+from .conversation import Conversation
+from .llm import LlmAgent
 from .mesh import LocalMesh
 from .stream import Stream
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import Unpack, cast
 
 from .. import engine, parquet, recording
 from ..errors import MissingAPIKey
 from ..handle import Batch
 from ..interrupts import explained, listen
 from ..loop import load, run_sync
-from ..messages import Message, Prompt, Reply, as_text, sendable
+from ..messages import Prompt, Reply, as_text, sendable
 from ..policy import AtOnce, check_options
 from ..providers.base import Provider
 from ..storage.place import StoreLike
@@ -21,16 +19,14 @@ from ..templates import Template, TemplateLike
 from ..urls import whereabouts
 from ..work import Storing, Work, file_for
 from . import models
-from .agent import Agent
-from .caller import Caller, Confirm, Options, Settings
+from .caller import Caller, Options, Settings
+from .chain import Chain
+from .conversation import Conversation
 from .stream import Stream
 from .toolloop import ActingCaller, Toolbox
 
-if TYPE_CHECKING:
-    from ..http import Transport
 
-
-class LlmAgent(Agent):
+class LlmAgent(Chain):
     """A model to ask, under a name.
 
     Parameters
@@ -119,64 +115,6 @@ class LlmAgent(Agent):
         if not _replaying():
             provider.prepare()
         engine.prepare_views()
-        return self
-
-    # -- the chain ----------------------------------------------------------------------------------------------
-
-    def with_system_prompt(self, system_prompt: str | None) -> LlmAgent:
-        """Set what is said before every prompt; returns the agent, as all of these do."""
-        return self._with(system_prompt=system_prompt)
-
-    def with_temperature(self, temperature: float | None) -> LlmAgent:
-        """Set the temperature, from 0; None leaves it to the server."""
-        return self._with(temperature=temperature)
-
-    def with_max_tokens(self, max_tokens: int | None) -> LlmAgent:
-        """Set the longest reply, in tokens; None leaves it to the server."""
-        return self._with(max_tokens=max_tokens)
-
-    def with_api_key(self, api_key: str | None) -> LlmAgent:
-        """Set the key; None takes the environment's."""
-        return self._with(api_key=api_key)
-
-    def with_base_url(self, base_url: str | None) -> LlmAgent:
-        """Set the server's address; None takes the environment's, or the provider's own."""
-        return self._with(base_url=base_url)
-
-    def with_timeout(self, timeout: float | None) -> LlmAgent:
-        """Set the seconds for one attempt; None waits for ever."""
-        return self._with(timeout=timeout)
-
-    def with_attempts(self, attempts: int) -> LlmAgent:
-        """Set how many requests one answer may take."""
-        return self._with(attempts=attempts)
-
-    def with_max_per_minute(self, max_per_minute: float | None) -> LlmAgent:
-        """Set how many requests a minute."""
-        return self._with(max_per_minute=max_per_minute)
-
-    def with_max_tokens_per_minute(self, max_tokens_per_minute: float | None) -> LlmAgent:
-        """Set how many tokens a minute."""
-        return self._with(max_tokens_per_minute=max_tokens_per_minute)
-
-    def with_transport(self, transport: Transport | None) -> LlmAgent:
-        """Set the httpx transport; None takes the default one."""
-        return self._with(transport=transport)
-
-    def with_max_rounds(self, max_rounds: int) -> LlmAgent:
-        """Set in how many turns the model may call actions."""
-        return self._with(max_rounds=max_rounds)
-
-    def with_action_timeout(self, action_timeout: float | None) -> LlmAgent:
-        """Set the seconds for an action that states none itself; None waits for ever."""
-        return self._with(action_timeout=action_timeout)
-
-    def with_confirm(self, confirm: Confirm | None) -> LlmAgent:
-        """Set who is asked before an action is run; None runs them all."""
-        return self._with(confirm=confirm)
-
-    def _with(self, **options: Unpack[Options]) -> LlmAgent:
-        self._settings = self._settings.but(options)
         return self
 
     # -- asking -------------------------------------------------------------------------------------------------
@@ -362,45 +300,3 @@ def _replaying() -> bool:
     """Whether nothing is sent: everything is in a recording."""
     recorded = recording.current()
     return recorded is not None and recorded.record is None
-
-
-class Conversation:
-    """Turns that see the ones before. A turn that fails leaves no trace; turns wait for one another, in order.
-
-    What was said is remembered, not which actions were called on the way.
-    """
-
-    def __init__(self, agent: LlmAgent) -> None:
-        self._agent = agent
-        self._turns: list[Message] = []
-        self._last: Future[None] = Future()
-        self._last.set_result(None)
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """What was said so far, without the system prompt."""
-        return tuple(self._turns)
-
-    async def send(self, message: str) -> Reply:
-        """Say something, and return the answer; both are remembered if it comes.
-
-        Raises
-        ------
-        RequestError
-            As `LlmAgent.send_message`; the conversation is then as if nothing had been said.
-        """
-        before, self._last = self._last, Future()
-        mine = self._last
-        try:
-            await asyncio.shield(asyncio.wrap_future(before))
-            said = Message("user", message)
-            reply = await self._agent.send_message([*self._turns, said])
-            self._turns += [said, Message("assistant", str(reply))]
-            return reply
-        finally:
-            before.add_done_callback(lambda _: mine.set_result(None))
-
-    def send_sync(self, message: str) -> Reply:
-        """As `send`, and wait for it; see `LlmAgent.send_message_sync`."""
-        with explained(self._agent._interrupted):
-            return run_sync(self.send(message))
