@@ -9,6 +9,7 @@ from typing import Any
 
 from .answers import CANCELLED, FAILED, OK, Answer, Answers
 from .course import Course
+from .errors import describe
 from .frames import Source
 from .keeping import Keeper
 from .loop import call_in
@@ -198,9 +199,9 @@ class Shown:
         """
         return self._shown(self._work.gist, position)
 
-    def _shown(self, describe: Callable[[Any], str], position: int) -> str:
+    def _shown(self, worded: Callable[[Any], str], position: int) -> str:
         try:
-            return describe(self._source.item(position))
+            return worded(self._source.item(position))
         except Exception as error:  # noqa: BLE001 - the row's own error says so; this is only shown
             return f"({describe(error)})"
 
