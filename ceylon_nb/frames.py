@@ -41,7 +41,21 @@ Items: TypeAlias = "pd.DataFrame | pd.Series[Any] | Mapping[Any, Any] | Iterable
 
 
 class Row(Mapping[str, Any]):
-    """One row of a DataFrame, as it was when the batch began: ``row["text"]`` or ``row.text``."""
+    """One row of a DataFrame, as it was when the batch began: ``row["text"]`` or ``row.text``.
+
+    `batch` hands it to the function, `LlmAgent.map` to a template that is a function; it is `Answer.item`, too.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from ceylon_nb import batch
+    >>> shelf = pd.DataFrame({"item": ["Kettle", "Toaster"], "price": [24.5, 31.0]})
+    >>> async def label(row):
+    ...     return f"{row.item}: {row['price']} euros"
+    >>> frame = await batch(label, shelf)
+    >>> frame["reply"].tolist()
+    ['Kettle: 24.5 euros', 'Toaster: 31.0 euros']
+    """
 
     __slots__ = ("_columns", "_position")
 

@@ -183,7 +183,7 @@ class Batch(Shown):
     def panel(self) -> Any:
         """The live panel, an ipywidgets widget: one for each batch, to be put into a VBox or shown again.
 
-        It goes when nobody has the batch any more: keep `run` for as long as it is to be seen.
+        It goes when nobody has the batch any more: keep ``run`` for as long as it is to be seen.
         """
         return pkgutil.resolve_name(PANEL)(self)
 

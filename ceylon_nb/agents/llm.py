@@ -29,6 +29,8 @@ from .toolloop import ActingCaller, Toolbox
 class LlmAgent(Chain):
     """A model to ask, under a name.
 
+    What can be said by keyword can be said by the chain as well: ``LlmAgent("a", "demo::tutor").with_temperature(0)``.
+
     Parameters
     ----------
     name : str
@@ -41,9 +43,11 @@ class LlmAgent(Chain):
     temperature : float, optional
         From 0; without it the server's default.
     max_tokens : int, optional
-        Of a reply, at the most.
-    api_key, base_url : str, optional
-        In place of the provider's environment variables.
+        Tokens of a reply, at the most; without it the server's default.
+    api_key : str, optional
+        In place of the provider's environment variable, see `ceylon_nb.providers`. It is in no repr, error or store.
+    base_url : str, optional
+        The server's address, likewise. A path prefix is kept.
     timeout : float or None
         Seconds for one attempt, from sending to the last byte; waiting for limits does not count. 600 unless told.
     attempts : int
@@ -75,6 +79,34 @@ class LlmAgent(Chain):
     Every call stands alone: no history, unless through `conversation`. Keys and addresses from the environment are read
     once, by `build` or at the first call; `build` again reads them anew. An agent may be shared by threads and loops,
     and need not be closed.
+
+    ``async with agent:`` builds it, and closes its idle connections in the end.
+
+    Further attempts wait for what the server asks for (Retry-After, RFC 9110, 10.2.3, clamped to 600 s), else 0.5 s and
+    twice as long each time, 30 s at the most, with full jitter
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). A 429 holds all off who ask the same
+    endpoint.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> agent = LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.", temperature=0).build()
+    >>> reply = await agent.send_message("Works like a charm.")
+    >>> reply
+    'positive'
+    >>> reply.usage.output_tokens, reply.finish_reason, reply.model
+    (1, 'stop', 'tutor')
+    >>> agent.send_message_sync("Stopped working after a week.")
+    'negative'
+    >>> agent
+    LlmAgent('clerk', 'demo::tutor')
+
+    Any async function of yours may be the model:
+
+    >>> async def shout(messages):
+    ...     return messages[-1].content.upper()
+    >>> await LlmAgent("loud", shout).send_message("hello")
+    'HELLO'
     """
 
     def __init__(self, name: str, model: models.Model, **options: Unpack[Options]) -> None:
@@ -105,6 +137,11 @@ class LlmAgent(Chain):
         over HTTP, and in a notebook the panel, for some tenths of a second. An interrupt ends the waiting. Where a loop
         runs that is not a notebook's, it only begins to.
 
+        Returns
+        -------
+        LlmAgent
+            The agent itself.
+
         Raises
         ------
         ConfigurationError
@@ -129,6 +166,11 @@ class LlmAgent(Chain):
         store : "auto", path or None
             Where the answer is kept, and found if it is there, as in `batch`. Nowhere unless told.
 
+        Returns
+        -------
+        Reply
+            The answer: a ``str`` that knows how it came about.
+
         Raises
         ------
         RequestError
@@ -137,6 +179,12 @@ class LlmAgent(Chain):
             The model goes on calling actions.
         InvalidItem
             There is nothing to send.
+        ConfigurationError
+            The model, the address or the key cannot be right, as of `build`.
+        StoreError
+            The store cannot be used; nothing was sent.
+        NotRecorded
+            A recording is replayed, and does not hold the answer; see `replay`.
         """
         with explained(self._interrupted):
             reply = await (self._asked(message) if store is None else self._stored(message, store))
@@ -147,7 +195,25 @@ class LlmAgent(Chain):
     query = send_message
 
     async def on_message(self, message: Prompt, context: object | None = None) -> Reply:
-        """Ask the model; its actions get the context. One of your own asks it by `send_message`."""
+        """Ask the model; one of your own asks it by `send_message`.
+
+        Parameters
+        ----------
+        message : str, or messages
+            A question, as of `send_message`.
+        context : Context or None
+            Actions that have a parameter ``context`` get it.
+
+        Returns
+        -------
+        Reply
+            The answer.
+
+        Raises
+        ------
+        RequestError, InvalidItem, ConfigurationError
+            As `send_message`.
+        """
         return await self._asked(message, context)
 
     async def _asked(self, message: Prompt, context: object | None = None) -> Reply:
@@ -162,7 +228,7 @@ class LlmAgent(Chain):
         return cast(Reply, answer.reply)
 
     def send_message_sync(self, message: Prompt, *, store: StoreLike = None) -> Reply:
-        """Ask, and wait for the answer; in a script, a thread, or a cell, where a loop already runs."""
+        """As `send_message`, and wait for the answer: in a script, a thread, or a cell, where a loop already runs."""
         with explained(self._interrupted):
             return run_sync(self.send_message(message, store=store))
 
@@ -170,12 +236,33 @@ class LlmAgent(Chain):
         """Ask, and get the answer in pieces: ``async for text in agent.stream("…")``; `Stream.reply` afterwards.
 
         As a cell's last line it grows below the cell; ``agent.stream("…").show()`` is shown there while you read it.
+
+        Parameters
+        ----------
+        message : str, or messages
+            A question, as of `send_message`.
+
+        Returns
+        -------
+        Stream
+            Nothing is sent before it is read; what goes wrong is raised where it is read.
+
+        Raises
+        ------
+        InvalidItem, ConfigurationError
+            As `send_message`.
         """
         caller = self._caller(self._settings)
         return Stream(caller.stream(caller.request(message)), self._interrupted, caller.hide)
 
     def conversation(self) -> Conversation:
-        """Begin a conversation: its turns see the ones before."""
+        """Begin a conversation: its turns see the ones before.
+
+        Returns
+        -------
+        Conversation
+            An empty one.
+        """
         return Conversation(self)
 
     def map(
@@ -204,7 +291,7 @@ class LlmAgent(Chain):
         template : str or callable, optional
             ``"Classify the review: {text}"``: a field is a column's name, as it is; ``{}``, or no template, is the
             item itself. Or a function from item to text or messages.
-        max_at_once, deadline, store, fresh, dedupe, keep, out, view, name
+        max_at_once, deadline, store, fresh, dedupe, keep, out, view, name : see `batch`
             As in `batch`. Two questions are the same if provider, address, model, messages, temperature and max_tokens
             are. An agent that has actions, or is made of a function of yours, is stored only if `store` is a path: what
             they do may change. Its actions' schemas are part of the question, and what they did is not kept.
@@ -213,12 +300,30 @@ class LlmAgent(Chain):
         **options
             Any of the agent's, for this batch alone.
 
+        Returns
+        -------
+        Batch
+            It has begun; ``await`` it for a DataFrame, iterate over it for answers as they complete.
+
         Raises
         ------
         ConfigurationError
             An option, the template or the items make no sense. Nothing was sent.
         StoreError
             The store cannot be used. Nothing was sent.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from ceylon_nb import LlmAgent
+        >>> reviews = pd.DataFrame({"text": ["Works like a charm.", "It boils water."]}, index=["kettle", "pot"])
+        >>> agent = LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.")
+        >>> run = agent.map(reviews, "{text}", max_at_once=20)
+        >>> frame = await run
+        >>> frame[["reply", "status", "attempts"]]
+                   reply status  attempts
+        kettle  positive     ok         1
+        pot      neutral     ok         1
         """
         check_options(auto=True, max_at_once=max_at_once, deadline=deadline, view=view)
         source = parquet.source(items)

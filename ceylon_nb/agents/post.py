@@ -139,6 +139,8 @@ class Post:
             The agent waits for whoever asks.
         NoSuchAgent, MeshStopped
             Nobody of that name is there; or not any more, before there was an answer.
+        ConfigurationError
+            `timeout` is no number above 0.
 
         Examples
         --------
@@ -225,6 +227,8 @@ class Post:
             It has not ended in time; it goes on, and can be waited for again.
         MeshError
             There is no such request, or not any more.
+        ConfigurationError
+            `timeout` is no number above 0.
         """
         check_options(timeout=timeout)
         with explained(lambda: f"Interrupted before {request} had ended: it goes on."), awake():
@@ -253,6 +257,8 @@ class Post:
         ------
         QueryTimeout
             Not all has ended in time; nothing is collected.
+        ConfigurationError
+            `timeout` is no number above 0.
         """
         check_options(timeout=timeout)
 

@@ -106,7 +106,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def model_server(request: pytest.FixtureRequest) -> "Iterator[ModelServer]":
-    """A running `ModelServer`, made with the options of the test's mark ``model_server``; stopped after the test."""
+    """A running `ModelServer`, made with the options of the test's mark ``model_server``; stopped after the test.
+
+    Yields
+    ------
+    ModelServer
+        Nobody else's.
+    """
     from .server import ModelServer
 
     mark = request.node.get_closest_marker("model_server")
@@ -124,6 +130,11 @@ def replay(request: pytest.FixtureRequest) -> "Iterator[Recording]":
 
     It lies at ``recordings/<module>/<test>.jsonl`` beside the test's file, or where the test's mark ``replay`` says. By
     ``--ceylon-record`` it is recorded.
+
+    Yields
+    ------
+    Recording
+        With the counts of what was replayed and recorded.
     """
     from ..recording import Recording
 
