@@ -1,9 +1,9 @@
 """Items in, frames out.
 
-* `source` turns whatever the user has into numbered items with labels: DataFrame, Series, list, mapping, any iterable
+* ``source`` turns whatever the user has into numbered items with labels: DataFrame, Series, list, mapping, any iterable
   or async iterable. What can change is copied, so that nothing changes under a running batch; a stream is pulled from
   one item at a time.
-* `to_frame` turns answers into a DataFrame on the input's own index.
+* ``to_frame`` turns answers into a DataFrame on the input's own index.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ceylon_nb.testing import faults
 
 PAGES: dict[str, list[str]] = {
     "ceylon_nb": ceylon_nb.__all__,
-    "ceylon_nb.errors": [name for name in errors.__all__ if name not in ceylon_nb.__all__],
+    "ceylon_nb.errors": [name for name in vars(errors) if name in errors.__all__ and name not in ceylon_nb.__all__],
     "ceylon_nb.agents": "Context Stream Action Stats AgentStats Passage Pending Result".split(),
     "ceylon_nb.messages": "Tool ToolCall Done".split(),
     "ceylon_nb.frames": ["Row"],
@@ -64,7 +65,8 @@ def build(folder: Path) -> None:
     pages = {name: _page(name, homes) for name in PAGES}
     pdoc.doc.safe_eval_type = lambda annotation, *_: _as_written(annotation, homes)
     pdoc.doc.resolve_annotations = lambda found, *_: {name: _as_written(each, homes) for name, each in found.items()}
-    pdoc.render.configure(docformat="numpy", include_undocumented=False, show_source=False)
+    theme = Path(__file__).parent / "theme"
+    pdoc.render.configure(docformat="numpy", include_undocumented=False, show_source=False, template_directory=theme)
     for name, page in pages.items():
         file = folder / f"{name.replace('.', '/')}.html"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +87,10 @@ def _page(name: str, homes: dict[Any, str]) -> pdoc.doc.Module:
     ]
     for shown in page.classes:
         _show_class(shown, homes)
+    for each in [page, *page.members.values(), *(each for shown in page.classes for each in shown.members.values())]:
+        each.docstring = re.sub(
+            r"^::\n|(?<=\S:):$", "", each.docstring, flags=re.MULTILINE
+        )  # a block is seen to be one
     return page
 
 
@@ -104,7 +110,7 @@ def _show_class(shown: pdoc.doc.Class, homes: dict[Any, str]) -> None:
             member.taken_from = page, f"{base}.{name}"
         if isinstance(member, pdoc.doc.Function) and name not in ("__init__", member.obj.__name__):
             member.docstring = f"The same as `{member.obj.__name__}`."
-    shown.bases = [(*homes[base].rpartition(".")[::2], homes[base]) for base in shown.obj.__bases__ if base in homes]
+    shown.bases = [_base(base, shown.modulename, homes) for base in _bases(shown.obj, homes)]
     shown.decorators = []
     for base in own:
         about = NumpyDocString(inspect.getdoc(base) or "")
@@ -115,7 +121,24 @@ def _show_class(shown: pdoc.doc.Class, homes: dict[Any, str]) -> None:
                     shown.members[name] = _attribute(shown, name, kind, text)
     if not NumpyDocString(shown.docstring)["Parameters"]:
         shown.members.pop("__init__", None)
-    shown.docstring = ATTRIBUTES.sub("", shown.docstring)
+    shown.docstring = ATTRIBUTES.sub("\n\n", shown.docstring).strip()
+
+
+def _bases(each: type, homes: dict[Any, str]) -> Iterator[type]:
+    """The bases of a class; in place of a private one its own."""
+    for base in each.__bases__:
+        if base in homes or not base.__module__.startswith("ceylon_nb."):
+            yield from [] if base is object else [base]
+        else:
+            yield from _bases(base, homes)
+
+
+def _base(base: type, page: str, homes: dict[Any, str]) -> tuple[str, str, str]:
+    """Where a base is, and how it is called from a page."""
+    home = homes.get(
+        base, base.__qualname__ if base.__module__ == "builtins" else f"{base.__module__}.{base.__qualname__}"
+    )
+    return *home.rpartition(".")[::2], home.removeprefix(f"{page}.")
 
 
 def _attribute(shown: pdoc.doc.Class, name: str, kind: str, text: list[str]) -> pdoc.doc.Variable:
@@ -150,15 +173,23 @@ def _as_written(annotation: Any, homes: dict[Any, str]) -> Any:
 def _linked(html: str, here: str, pages: dict[str, pdoc.doc.Module]) -> str:
     """The same page, with links to what it names of other pages; pdoc knows those by their whole names only."""
 
-    def link(found: re.Match[str]) -> str:
-        name = found[1].removesuffix("()")
+    def place(name: str) -> str:
         for page in pages.values():
-            if page.modulename != here and (each := page.get(name)) is not None and each.docstring:
-                to = pdoc.render_helpers.relative_link(here, page.modulename)
-                return f'<code><a href="{to}#{name}">{found[1]}</a></code>'
-        return found[0]
+            if (each := page.get(name)) is not None and each.docstring:
+                return f'<a href="{pdoc.render_helpers.relative_link(here, page.modulename)}#{name}">'
+        return ""
 
-    return re.sub(r"<code>([A-Za-z_][\w.]*(?:\(\))?)</code>", link, html)
+    def code(found: re.Match[str]) -> str:
+        to = place(found[1].removesuffix("()"))
+        return f"<code>{to}{found[1]}</a></code>" if to else found[0]
+
+    def errors_raised(found: re.Match[str]) -> str:
+        names = [f"{to}{name}</a>" if (to := place(name)) else name for name in found[1].split(", ")]
+        return f"<strong>{', '.join(names)}</strong>"
+
+    html = re.sub(r"(?<=\()(https://[^\s<)]+)(?=\))", r'<a href="\1">\1</a>', html)
+    html = re.sub(r"<code>([A-Z][\w.]*(?:\(\))?)</code>", code, html)
+    return re.sub(r"<strong>([A-Z]\w+(?:, [A-Z]\w+)*)</strong>", errors_raised, html)
 
 
 if __name__ == "__main__":

@@ -134,8 +134,8 @@ def twin(name: str, each: Any) -> Any:
 
 def takes(each: Any) -> list[inspect.Parameter]:
     """Its parameters, without ``self``, and without what pytest gives to a fixture."""
-    made = not (isinstance(each, property) or getattr(each, "_is_protocol", False))
-    if not made or (inspect.isclass(each) and issubclass(each, BaseException)):
+    calls = callable(each) and not getattr(each, "_is_protocol", False)
+    if not calls or (inspect.isclass(each) and issubclass(each, BaseException)):
         return []
     taken = inspect.signature(each).parameters.values()
     return [one for one in taken if one.name != "self" and one.annotation is not pytest.FixtureRequest]
@@ -236,12 +236,13 @@ def given(each: type) -> Iterator[str]:
 
 
 def units(name: str, each: Any) -> Iterator[str]:
-    said = {one: text for one, (_, text) in described(each, "Parameters", "Attributes").items()}
+    told = described(each, "Parameters", "Attributes")
+    said, kinds = {one: text for one, (_, text) in told.items()}, {one: kind for one, (kind, _) in told.items()}
     if isinstance(each, property):
         said[name.rpartition(".")[2]] = inspect.getdoc(each) or ""
     for names, unit in UNITS.items():
         for measured in set(names.split()) & set(said):
-            if not re.search(unit, said[measured], re.IGNORECASE) and not said[measured].startswith("As in `"):
+            if not re.search(unit, said[measured], re.IGNORECASE) and kinds.get(measured) != "as in `batch`":
                 yield f"{measured}, in what unit? {said[measured]}"
 
 
@@ -279,6 +280,11 @@ def complaints(check: Callable[[str, Any], Iterable[str]], of: dict[str, Any]) -
 @pytest.mark.parametrize("check", CHECKS)
 def test_every_docstring_is_complete_and_true(check: Callable[[str, Any], Iterable[str]]) -> None:
     wrong = complaints(check, MEMBERS)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_the_pages_say_of_others_is_there() -> None:
+    wrong = complaints(references, {page: importlib.import_module(page) for page in PAGES})
     assert not wrong, "\n".join(wrong)
 
 

@@ -291,8 +291,8 @@ class LlmAgent(Chain):
         template : str or callable, optional
             ``"Classify the review: {text}"``: a field is a column's name, as it is; ``{}``, or no template, is the
             item itself. Or a function from item to text or messages.
-        max_at_once, deadline, store, fresh, dedupe, keep, out, view, name : see `batch`
-            As in `batch`. Two questions are the same if provider, address, model, messages, temperature and max_tokens
+        max_at_once, deadline, store, fresh, dedupe, keep, out, view, name : as in `batch`
+            Two questions are the same if provider, address, model, messages, temperature and max_tokens
             are. An agent that has actions, or is made of a function of yours, is stored only if `store` is a path: what
             they do may change. Its actions' schemas are part of the question, and what they did is not kept.
         stream : bool
