@@ -52,6 +52,15 @@ class Answer:
         Tokens in and out, where the server said.
     from_store : bool
         Whether it was there before the batch began.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> agent = LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.")
+    >>> async for answer in agent.map({"kettle": "Works like a charm.", "pan": ""}, max_at_once=1):
+    ...     print(answer.position, answer.index, answer.status, answer.reply, type(answer.error).__name__)
+    0 kettle ok positive NoneType
+    1 pan failed None EmptyPrompt
     """
 
     position: int

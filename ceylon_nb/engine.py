@@ -59,7 +59,7 @@ def batch(
         so are those of a .parquet file, which is read as they are asked for.
     max_at_once : int or "auto"
         Rows in flight at a time. ``"auto"`` begins with a few and finds out how many make sense: as many as are
-        answered sooner together than one after another, and no more than are not refused (`adaptive`).
+        answered sooner together than one after another, and no more than are not refused (`Batch.found`).
     max_per_minute : float, optional
         Calls a minute, evenly spaced.
     timeout : float, optional
@@ -83,7 +83,7 @@ def batch(
         Keep replies in memory. Without, they are in the store alone, and there is no frame: for millions of rows.
     out : path, optional
         A .parquet file for the answers, in place of a frame in memory, for as many as you like: the frame's columns,
-        after `position` and, where it is another, the label as `index`; what is no text as JSON. It takes its place
+        after ``position`` and, where it is another, the label as ``index``; what is no text as JSON. It takes its place
         when the batch is done, and what was there stays until then. What a batch that was cancelled or stopped has is
         beside it, in ``….partial.parquet``; `Batch.out` and ``await run`` say which. Needs pyarrow.
     view : str, callable or None
@@ -93,12 +93,39 @@ def batch(
     name : str, optional
         What to call it, here and in the store.
 
+    Returns
+    -------
+    Batch
+        It has begun; ``await`` it for a DataFrame, iterate over it for answers as they complete.
+
     Raises
     ------
     ConfigurationError
         An option or the items make no sense; nothing was called.
     StoreError
         The store cannot be used; nothing was called.
+
+    Notes
+    -----
+    ``max_at_once="auto"`` fits Little's law to the latencies that it sees, as TCP Vegas and Netflix' gradient limits do
+    (https://github.com/Netflix/concurrency-limits), doubles with each round while it sees no knee, and takes one off
+    where more were refused than were ever answered (AIMD). Of a server that refuses whatever comes too often it learns
+    the rate, by CUBIC (https://www.rfc-editor.org/rfc/rfc9438). ``max_per_minute`` is kept by GCRA (ITU-T I.371) with
+    burst 1: no 60 seconds see more.
+
+    Examples
+    --------
+    >>> from ceylon_nb import batch
+    >>> async def half(number):
+    ...     if number % 2:
+    ...         raise ValueError(f"{number} is odd")
+    ...     return number // 2
+    >>> run = batch(half, {"a": 2, "b": 3, "c": 4}, max_at_once=2)
+    >>> frame = await run
+    >>> frame[["reply", "error"]].to_dict("index")["b"]
+    {'reply': None, 'error': 'ValueError: 3 is odd'}
+    >>> frame["reply"].tolist()
+    [1, None, 2]
     """
     check_options(
         auto=True,

@@ -57,9 +57,67 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+__all__ = [
+    "ActionTimeout",
+    "AuthenticationFailed",
+    "BadReply",
+    "BadRequest",
+    "CeylonError",
+    "CircularQuery",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "ConnectionTimeout",
+    "EmptyPrompt",
+    "EmptyReply",
+    "IncompleteReply",
+    "InvalidArguments",
+    "InvalidItem",
+    "InvalidModel",
+    "MeshError",
+    "MeshStopped",
+    "MissingAPIKey",
+    "ModelNotFound",
+    "NoHandler",
+    "NoSuchAction",
+    "NoSuchAgent",
+    "NotFound",
+    "NotRecorded",
+    "QueryTimeout",
+    "RateLimited",
+    "Redirected",
+    "ReplyTooLarge",
+    "RequestError",
+    "RequestTimeout",
+    "ServerError",
+    "StatusError",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreLocked",
+    "StoreTooNew",
+    "StoreUnwritable",
+    "TLSFailed",
+    "TemplateError",
+    "TooManyRounds",
+    "UnknownProvider",
+    "WrongLoop",
+]
+
 
 class CeylonError(Exception):
-    """The root of the tree."""
+    """The root of the tree of what this library raises; the tree is drawn in `ceylon_nb.errors`.
+
+    Examples
+    --------
+    >>> from ceylon_nb import CeylonError, LlmAgent
+    >>> try:
+    ...     await LlmAgent("clerk", "demo::nobody").send_message("Hello")
+    ... except CeylonError as error:
+    ...     print(type(error).__name__, error.status, error.attempts, sep=", ")
+    ...     print(error)
+    ModelNotFound, 404, 1
+    404, "model 'nobody' not found" (http://demo.localhost:80/api/chat). Write demo::tutor or demo::instant.
+    """
 
 
 class ConfigurationError(CeylonError, ValueError):

@@ -1,9 +1,9 @@
 """Items in, frames out.
 
-* `source` turns whatever the user has into numbered items with labels: DataFrame, Series, list, mapping, any iterable
+* ``source`` turns whatever the user has into numbered items with labels: DataFrame, Series, list, mapping, any iterable
   or async iterable. What can change is copied, so that nothing changes under a running batch; a stream is pulled from
   one item at a time.
-* `to_frame` turns answers into a DataFrame on the input's own index.
+* ``to_frame`` turns answers into a DataFrame on the input's own index.
 """
 
 from __future__ import annotations
@@ -41,7 +41,21 @@ Items: TypeAlias = "pd.DataFrame | pd.Series[Any] | Mapping[Any, Any] | Iterable
 
 
 class Row(Mapping[str, Any]):
-    """One row of a DataFrame, as it was when the batch began: ``row["text"]`` or ``row.text``."""
+    """One row of a DataFrame, as it was when the batch began: ``row["text"]`` or ``row.text``.
+
+    `batch` hands it to the function, `LlmAgent.map` to a template that is a function; it is `Answer.item`, too.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from ceylon_nb import batch
+    >>> shelf = pd.DataFrame({"item": ["Kettle", "Toaster"], "price": [24.5, 31.0]})
+    >>> async def label(row):
+    ...     return f"{row.item}: {row['price']} euros"
+    >>> frame = await batch(label, shelf)
+    >>> frame["reply"].tolist()
+    ['Kettle: 24.5 euros', 'Toaster: 31.0 euros']
+    """
 
     __slots__ = ("_columns", "_position")
 

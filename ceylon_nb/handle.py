@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 from . import frames
 from . import loop as loops
-from .answers import CANCELLED, FAILED, OK, Answer, Answers
+from .answers import FAILED, OK, Answer
 from .course import Course
 from .errors import ConfigurationError, WrongLoop
 from .interrupts import explained
 from .keeping import Keeper
 from .loop import FAREWELL, awake, call_in, running
-from .messages import Text
-from .news import Listener, News
+from .news import News
 from .policy import AtOnce, check_options
+from .shown import Shown
 from .storage.ledger import Ledger
 from .storage.place import StoreLike
-from .trace import Flight, Trace
+from .trace import Trace
 from .work import Work
 
 if TYPE_CHECKING:
@@ -43,12 +43,9 @@ DISPLAY = "ceylon_nb.views:display"
 PLOT = "ceylon_nb.views.plots:draw"
 """Who draws a batch; found by name when asked for, as nothing here imports a view."""
 
-MARGIN = 500
-"""Characters before what is shown of a text, in which a key may begin that is to be hidden."""
 
-
-class Batch:
-    """A handle on many calls that run in the background.
+class Batch(Shown):
+    """A handle on many calls that run in the background; made by `batch` and `LlmAgent.map`.
 
     ``await run`` gives the DataFrame (with ``out=`` the path of the file, with ``keep=False`` None); ``async for answer
     in run`` gives each `Answer` as it completes (leaving early cancels the batch; `answers` only watches). `frame` may
@@ -56,11 +53,33 @@ class Batch:
 
     Attributes
     ----------
-    title, subtitle : str
-        What runs, and on what.
-    """
+    title : str
+        What runs: the name that it was given, else the template's or the function's.
+    subtitle : str
+        On what it runs: the agent, its model and the server's address.
 
-    handle = "run"
+    Notes
+    -----
+    It begins at once, and runs on the loop that was there when it began; where there was none, on one of the library's
+    own. It ends when all rows are answered, when it is cancelled, when its deadline passes, or when everything fails
+    alike; `state` says which. Every control may be called from any thread, returns at once, and may be called twice.
+
+    An interrupt (■) of a cell that awaits it cancels what is in flight, waits a moment for the sockets, and raises the
+    ``CancelledError`` that it caught; the answers are in `frame`, and `resume` goes on.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> agent = LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.")
+    >>> run = agent.map(["Works like a charm.", "Awful smell.", None])
+    >>> frame = await run
+    >>> frame["reply"].tolist()
+    ['positive', 'negative', None]
+    >>> run
+    Batch(2 ok, 1 failed of 3)
+    >>> run.failed[["position", "error"]].to_dict("records")
+    [{'position': 2, 'error': 'EmptyPrompt: The prompt is empty, so it was not sent. Fill the cell, or drop the row.'}]
+    """
 
     def __init__(
         self,
@@ -97,77 +116,62 @@ class Batch:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """All rows as they stand now, on the input's own index; see `frames.to_frame` for the columns.
+        """All rows as they stand now, a copy: always at full length, on the input's own index.
+
+        Its columns: ``reply`` (object: a `Reply`, or what the function returned; None where there is none), ``status``
+        (category: waiting, ok, failed, cancelled), ``error`` (object: ``"ModelNotFound: …"``; None), ``attempts`` (int,
+        requests), ``latency`` (float, seconds of the last attempt; NaN), ``input_tokens`` and ``output_tokens`` (Int64;
+        missing where the server did not say), ``finish_reason`` (object) and ``from_store`` (bool). No column of the
+        input is among them. The index is a DataFrame's or Series' own, a mapping's keys, else 0, 1, 2 …
 
         Raises
         ------
         ConfigurationError
             With ``keep=False`` or ``out=`` there is none.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from ceylon_nb import LlmAgent
+        >>> reviews = pd.Series({"kettle": "Works like a charm.", "pot": "It boils water."})
+        >>> frame = await LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.").map(reviews)
+        >>> frame.shape
+        (2, 9)
+        >>> frame["reply"].to_dict()
+        {'kettle': 'positive', 'pot': 'neutral'}
         """
         self._check_kept()
         return frames.to_frame(self._answers, self._source)
 
     @property
     def failed(self) -> pd.DataFrame:
-        """The rows that failed, with their ``position`` in the input."""
+        """The rows of `frame` that failed, and before the others a column ``position``: their place in the input.
+
+        Raises
+        ------
+        ConfigurationError
+            As `frame`.
+        """
         return frames.failed_rows(self.frame)
 
     @property
-    def state(self) -> str:
-        """``"running"``, ``"paused"``, ``"cancelled"``, ``"stopped"`` (by an error) or ``"done"``.
-
-        A batch whose store fails is paused: what it has is in `frame`, and `resume` goes on.
-        """
-        return self._course.state
-
-    @property
-    def total(self) -> int | None:
-        """How many rows there are; None while a stream has not ended."""
-        return self._source.total
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many rows are ok, failed, cancelled, in flight and waiting (of a stream: of those pulled so far)."""
-        counts = self._answers.counts
-        in_flight = len(self._course.workers.in_flight)
-        known = max(len(self._answers), self.total or 0)
-        waiting = known - counts[OK] - counts[FAILED] - counts[CANCELLED] - in_flight
-        return {
-            "ok": counts[OK],
-            "failed": counts[FAILED],
-            "cancelled": counts[CANCELLED],
-            "in flight": in_flight,
-            "waiting": max(waiting, 0),
-        }
-
-    @property
-    def store(self) -> Path | None:
-        """The file in which its answers are kept; None if there is none."""
-        return self._keeper.path
-
-    @property
     def out(self) -> Path | None:
-        """The file that ``out=`` named, once the batch is done; what there is so far, of one that was cancelled."""
+        """The .parquet file with its answers, once the batch has ended; None without ``out=``.
+
+        It is the one that ``out=`` named if the batch is done; after a cancel or a stop it is ``….partial.parquet``
+        beside it, with what there is.
+        """
         return self._answers.out
 
     @property
-    def from_store(self) -> int:
-        """How many rows had their answer in the store."""
-        return self._answers.reused
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds that it has worked, pauses left out."""
-        return self._course.stopwatch.elapsed
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return self._course.finished.done()
-
-    @property
     def max_at_once(self) -> int:
-        """Rows in flight at a time, as it is now; may be set while it runs, to a number or to ``"auto"``."""
+        """Rows in flight at a time, as it is now; may be set while it runs, to a number or to ``"auto"``.
+
+        Raises
+        ------
+        ConfigurationError
+            When it is set to what is neither.
+        """
         return self._course.workers.limit
 
     @max_at_once.setter
@@ -176,25 +180,20 @@ class Batch:
         self._course.work_at_once(value)
 
     @property
-    def adaptive(self) -> bool:
-        """Whether `max_at_once` follows what the server is found to work on."""
-        return self._course.adaptive
-
-    @property
-    def found(self) -> str:
-        """What ``max_at_once="auto"`` has found out about the server, in words; empty if nothing."""
-        return self._work.estimate.words(self._work.advice) if self.adaptive else ""
-
-    @property
     def panel(self) -> Any:
         """The live panel, an ipywidgets widget: one for each batch, to be put into a VBox or shown again.
 
-        It goes when nobody has the batch any more: keep `run` for as long as it is to be seen.
+        It goes when nobody has the batch any more: keep ``run`` for as long as it is to be seen.
         """
         return pkgutil.resolve_name(PANEL)(self)
 
     def plot(self) -> Figure:
         """A figure of the run: each request in its lane, retries and cool-downs, rate and latencies.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A notebook shows it as a cell's last line; ``figure.savefig("run.svg")`` keeps it.
 
         Raises
         ------
@@ -204,124 +203,27 @@ class Batch:
         figure: Figure = pkgutil.resolve_name(PLOT)(self)
         return figure
 
-    # -- for views ----------------------------------------------------------------------------------------------
-
-    @property
-    def rows(self) -> Answers:
-        """The columns, to be read by views."""
-        return self._answers
-
-    @property
-    def trace(self) -> Trace:
-        """The requests that have ended."""
-        return self._trace
-
-    @property
-    def flights(self) -> list[Flight]:
-        """What is happening to each row in flight, the longest first."""
-        return list(self._course.workers.in_flight.values())
-
-    @property
-    def error(self) -> BaseException | None:
-        """What stopped it, or keeps its store from being written."""
-        return self._course.error
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """Where it happens; listeners are called there."""
-        return self._course.loop
-
-    @property
-    def holds(self) -> list[tuple[float, float, str]]:
-        """The cool-downs of its server so far: from when, until when, in seconds since the batch began, and why."""
-        endpoint, origin = self._work.endpoint, self._trace.origin
-        if endpoint is None:
-            return []
-        return [(max(0.0, a - origin), b - origin, why) for a, b, why in endpoint.holds() if b > origin]
-
-    @property
-    def controls(self) -> frozenset[str]:
-        """Which of pause, resume, cancel, retry and at_once mean something now."""
-        state, failed = self.state, self._answers.counts[FAILED]
-        able = {"at_once"} if state in ("running", "paused") else set()
-        able |= {"pause", "cancel"} if state == "running" else {"cancel"} if state == "paused" else set()
-        able |= {"resume"} if state in ("paused", "cancelled", "stopped") else set()
-        able |= {"retry"} if failed and state != "stopped" else set()
-        return frozenset(able)
-
-    def row(self, position: int) -> Answer:
-        """A row as it stands now."""
-        return self._answers.row(position, self._source.label(position), self._source.item(position))
-
-    def question(self, position: int) -> str:
-        """What is asked about a row, as text; whatever is wrong with the item."""
-        return self._shown(self._work.describe, position)
-
-    def gist(self, position: int) -> str:
-        """The part of it that tells the row from others."""
-        return self._shown(self._work.gist, position)
-
-    def _shown(self, describe: Callable[[Any], str], position: int) -> str:
-        try:
-            return describe(self._source.item(position))
-        except Exception as error:  # noqa: BLE001 - the row's own error says so; this is only shown
-            return f"({describe(error)})"
-
-    def heard(self, flight: Flight, length: int) -> str:
-        """The last characters of what has been said so far of a row in flight, if it is streamed."""
-        return self._work.hide(flight.tail(length + MARGIN))[-length:]
-
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Have `listener(batch)` called on the batch's loop after changes, ten times a second at the most.
-
-        One that raises is logged once and dropped. Returns the function that ends the subscription.
-        """
-        leave = self._news.subscribe(listener)
-        call_in(self._course.loop, self._news.changed)
-        return leave
-
-    def at_end(self, ending: Listener) -> None:
-        """Have `ending(batch)` called in each cell that has waited for the batch, when it returns or is interrupted.
-
-        What it displays is that cell's own.
-        """
-        self._news.at_end(ending)
-
-    def show(self, view: Listener) -> None:
-        """Hand the batch to a view, which may fail while a paid run must not."""
-        self._news.guarded(view)
-
-    # -- in words -----------------------------------------------------------------------------------------------
-
-    def summary(self) -> str:
-        """What happened, in a few lines of plain text."""
-        done, seconds = self._answers.counts[OK] + self._answers.counts[FAILED] - self.from_store, self.elapsed
-        lines = [f"{self!r} in {seconds:.1f} s"]
-        if self.from_store:
-            lines.append(f"{self.from_store:,} from the store; fresh=True asks anew")
-        if done and seconds:
-            at_once = "{:,} at once in the end" if self.adaptive else "at most {:,} at once"
-            lines.append(f"{done / seconds:,.1f} answers a second, {at_once.format(self.max_at_once)}")
-        if self.found:
-            lines.append(self.found)
-        return Text("\n".join(lines + self._answers.summary()))
-
     def _ipython_display_(self) -> None:
         pkgutil.resolve_name(DISPLAY)(self)
-
-    def __repr__(self) -> str:
-        counts = self.counts
-        total = f"{self.total:,}" if self.total is not None else f"{len(self._answers):,} so far"
-        parts = [f"{counts['ok']:,} ok"] + [
-            f"{counts[name]:,} {name}" for name in ("failed", "cancelled", "in flight") if counts[name]
-        ]
-        ending = "" if self.state in ("running", "done") else f", {self.state}"
-        return f"Batch({', '.join(parts)} of {total}{ending})"
 
     # -- controls -----------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """Stop: what is in flight is aborted, its rows become ``cancelled``. `resume` goes on."""
+        """Stop: what is in flight is aborted, its rows become ``cancelled``. `resume` goes on.
+
+        Examples
+        --------
+        >>> from ceylon_nb import LlmAgent
+        >>> run = LlmAgent("clerk", "demo::tutor").map(["What is Python?", "What is Rust?"])
+        >>> run.cancel()
+        >>> frame = await run
+        >>> run.state, "ok" in set(frame["status"])
+        ('cancelled', False)
+        >>> run.resume()
+        >>> frame = await run
+        >>> frame["status"].tolist()
+        ['ok', 'ok']
+        """
         self._course.cancel()
 
     def pause(self) -> None:
@@ -335,6 +237,11 @@ class Batch:
         ----------
         store : "auto", path or None
             Another file for what comes from now on and what is not on disk yet, or none; ``"auto"`` stays where it is.
+
+        Raises
+        ------
+        ConfigurationError
+            `store` is no path; or None, of a batch that keeps its answers there alone.
         """
         if store != "auto":
             self._course.move(self._ledger(store))
@@ -347,12 +254,35 @@ class Batch:
     def result(self, timeout: float | None = None) -> pd.DataFrame:
         """Wait, in a script or another thread, and return the frame.
 
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at the most; for ever unless told.
+
+        Returns
+        -------
+        DataFrame
+            `frame`; with ``out=`` the path of the file, with ``keep=False`` None: what ``await run`` gives.
+
         Raises
         ------
         WrongLoop
             Called where a loop runs, as in a cell: ``await run`` there. Or the batch's own loop does not run.
         TimeoutError
             Not done within `timeout` seconds; the batch goes on.
+        Exception
+            What stopped the batch, if something did.
+
+        Examples
+        --------
+        In a script ``run.result()`` is all; a cell, on whose loop the batch runs, leaves the waiting to a thread:
+
+        >>> import asyncio
+        >>> from ceylon_nb import LlmAgent
+        >>> run = LlmAgent("clerk", "demo::tutor").map(["What is Python?"])
+        >>> frame = await asyncio.to_thread(run.result, timeout=60)
+        >>> frame["status"].tolist()
+        ['ok']
         """
         if running() is not None:
             raise WrongLoop("A loop runs here, and waiting would block it: write `await run`.")
@@ -381,7 +311,33 @@ class Batch:
         return self._iterate(owning=True)
 
     def answers(self) -> AsyncGenerator[Answer, None]:
-        """Each answer as it completes, from the first on; leaving early leaves the batch alone."""
+        """Each answer as it completes, from the first on; leaving early leaves the batch alone.
+
+        Yields
+        ------
+        Answer
+            In the order in which they complete; one that was asked again comes again.
+
+        Raises
+        ------
+        ConfigurationError
+            With ``keep=False`` or ``out=`` there are none in memory.
+        WrongLoop
+            The loop on which the batch ran is closed.
+        Exception
+            What stopped the batch, once its answers are read.
+
+        Examples
+        --------
+        >>> from ceylon_nb import batch
+        >>> async def half(number):
+        ...     return number / 2
+        >>> run = batch(half, {"a": 1, "b": 3}, max_at_once=1)
+        >>> async for answer in run.answers():
+        ...     print(answer.index, answer.item, answer.reply)
+        a 1 0.5
+        b 3 1.5
+        """
         return self._iterate(owning=False)
 
     async def _wait(self) -> pd.DataFrame:

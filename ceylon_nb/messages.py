@@ -16,12 +16,19 @@ from .errors import EmptyPrompt, InvalidItem
 class Message:
     """One turn of a conversation.
 
-    Attributes
+    Parameters
     ----------
     role : str
         ``"system"``, ``"user"`` or ``"assistant"``.
     content : str
         What was said.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent, Message
+    >>> question = [Message("system", "Classify the review."), Message("user", "Awful smell.")]
+    >>> await LlmAgent("clerk", "demo::tutor").send_message(question)
+    'negative'
     """
 
     role: str
@@ -126,7 +133,22 @@ Prompt: TypeAlias = str | Iterable[Message | Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the server counted them; None where it did not say."""
+    """Tokens as the server counted them.
+
+    Attributes
+    ----------
+    input_tokens : int or None
+        Tokens of the prompt, the system prompt included; None where the server did not say.
+    output_tokens : int or None
+        Tokens of the reply; None likewise.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> reply = await LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.").send_message("Fine.")
+    >>> reply.usage
+    Usage(input_tokens=4, output_tokens=1)
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -147,6 +169,29 @@ class Text(str):
 class Reply(Text):
     """A model's answer: a ``str`` that also knows how it came about.
 
+    As the last line of a cell it shows its text; in a list or a dict, quoted, as any text.
+
+    Parameters
+    ----------
+    text : str
+        What the model said.
+    usage : Usage, optional
+        Tokens in and out; unknown unless told.
+    model : str, optional
+        The model that answered, by its server's name for it.
+    latency : float, optional
+        Seconds, of the last attempt.
+    finish_reason : str, optional
+        ``"stop"``, ``"length"``, … in the server's words.
+    attempts : int
+        Requests it took.
+    raw : bytes
+        The server's own JSON.
+    tool_calls : tuple of ToolCall
+        The actions that the model asks for.
+    actions : tuple of Done
+        What was done on the way.
+
     Attributes
     ----------
     usage : Usage
@@ -164,6 +209,24 @@ class Reply(Text):
         none.
     actions : tuple of Done
         What was done on the way. Tokens, attempts and seconds are those of the whole way, then.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> reply = await LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.").send_message("Fine.")
+    >>> reply.upper(), isinstance(reply, str), reply.attempts, reply.latency > 0
+    ('POSITIVE', True, 1, True)
+    >>> reply.raw["message"]["content"]
+    'positive'
+
+    An ``async def (messages)`` in a model's place may return one, and say what it knows:
+
+    >>> from ceylon_nb import Reply, Usage
+    >>> async def ask(messages):
+    ...     return Reply("Yes.", usage=Usage(input_tokens=3, output_tokens=1))
+    >>> reply = await LlmAgent("mine", ask).send_message("Is it so?")
+    >>> reply.usage.input_tokens
+    3
     """
 
     __slots__ = ("_raw", "actions", "attempts", "finish_reason", "latency", "model", "tool_calls", "usage")

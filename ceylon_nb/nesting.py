@@ -30,15 +30,27 @@ _plain_run: Callable[..., Any] | None = None
 
 
 def enable_nesting() -> None:
-    """Let `asyncio.run(main())` and `loop.run_until_complete(…)` work in a cell; call it once, in any cell.
+    """Let ``asyncio.run(main())`` and ``loop.run_until_complete(…)`` work in a cell; call it once, in any cell.
 
-    It patches asyncio for the whole process, by nest-asyncio2. ``await main()`` in a cell needs none of it.
+    It patches asyncio for the whole process, by nest-asyncio2 (https://pypi.org/project/nest-asyncio2).
+    ``await main()`` in a cell needs none of it.
 
     Raises
     ------
     ConfigurationError
         The loop is not asyncio's own (uvloop cannot be nested); or nest-asyncio is applied already, on ipykernel 7 or
         newer.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> import ceylon_nb
+    >>> async def main():
+    ...     await asyncio.sleep(0)
+    ...     return "done"
+    >>> ceylon_nb.enable_nesting()
+    >>> asyncio.run(main())
+    'done'
     """
     global _plain_run
     if _archived() and _ipykernel() >= 7:

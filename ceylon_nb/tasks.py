@@ -22,8 +22,6 @@ T = TypeVar("T")
 def as_completed(tasks: Iterable[Awaitable[T]] | Mapping[Any, Any], *, panel: bool = False) -> Completions[T]:
     """Yield the very tasks that were given, done, in the order in which they end.
 
-    ``async for task in as_completed(tasks): item = tasks[task]; result = await task``
-
     Parameters
     ----------
     tasks : iterable of tasks, futures or coroutines; or a mapping
@@ -32,10 +30,33 @@ def as_completed(tasks: Iterable[Awaitable[T]] | Mapping[Any, Any], *, panel: bo
         In a notebook, show them in the live panel: how many have ended, each one's result, and a button that cancels
         them all. What a mapping says of a task is shown beside its result.
 
+    Returns
+    -------
+    Completions
+        For ``async for``, once. What a task raised is raised by ``await task``, not here.
+
+    Raises
+    ------
+    TypeError
+        These are no tasks; or a plain ``for``, which cannot know which task ends next.
+
     Notes
     -----
     Leaving the loop early cancels only what was started here, the wrapped coroutines. An interrupt cancels every task
     that is not done, once, and waits a moment for them to end.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from ceylon_nb import as_completed
+    >>> async def boil(pot, seconds):
+    ...     await asyncio.sleep(seconds)
+    ...     return f"{pot} boils"
+    >>> tasks = {asyncio.create_task(boil(pot, s)): pot for pot, s in [("large", 0.2), ("small", 0.01)]}
+    >>> async for task in as_completed(tasks):
+    ...     print(tasks[task], await task, sep=": ")
+    small: small boils
+    large: large boils
     """
     return Completions(tasks, panel=panel)
 

@@ -278,6 +278,16 @@ def test_settings_are_those_of_the_moment_in_which_it_began(model_server):
     asyncio.run(main())
 
 
+def test_a_row_that_cannot_be_asked_about_can_be_shown():
+    async def story():
+        run = LlmAgent("a", "demo::instant").map([{"a": 1}, {"b": "hello"}], "Say {b}")
+        await run
+        return [(run.question(position), run.gist(position)) for position in range(2)]
+
+    why = "(InvalidItem: The item has no field 'b'; it has a.)"
+    assert asyncio.run(story()) == [(why, why), ("Say hello", "hello")]
+
+
 def test_in_a_script(model_server):
     run = agent_of(model_server).map(range(20), "q{}", view=None)
     assert set(run.result(PATIENCE)["status"]) == {"ok"}

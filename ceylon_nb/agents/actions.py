@@ -80,19 +80,7 @@ class Shape:
 
 
 class Action:
-    """Something that an agent can do.
-
-    Attributes
-    ----------
-    name : str
-        What it is called by.
-    description : str
-        What a model is told of it.
-    parameters : dict
-        Its arguments, as a JSON schema of type *object*.
-    timeout : float or None
-        Seconds that a call may take; None leaves it to the caller.
-    """
+    """Something that an agent can do; `Agent.actions` has them."""
 
     __slots__ = ("_function", "_shape")
 
@@ -104,23 +92,32 @@ class Action:
         return f"Action({self.name!r})"
 
     @property
-    def name(self) -> str:  # noqa: D102 - the class tells
+    def name(self) -> str:
+        """What it is called by."""
         return self._shape.name
 
     @property
-    def timeout(self) -> float | None:  # noqa: D102
+    def timeout(self) -> float | None:
+        """Seconds that a call may take; None leaves it to the caller."""
         return self._shape.timeout
 
     @property
-    def description(self) -> str:  # noqa: D102
+    def description(self) -> str:
+        """What a model is told of it."""
         return self._shape.tool.description
 
     @property
-    def parameters(self) -> dict[str, Any]:  # noqa: D102
+    def parameters(self) -> dict[str, Any]:
+        """Its arguments, as a JSON schema of type *object* (https://json-schema.org)."""
         return dict(self._shape.tool.parameters)
 
     def tool(self) -> Tool:
         """What a model is told of it.
+
+        Returns
+        -------
+        Tool
+            Name, description and parameters.
 
         Raises
         ------
@@ -146,6 +143,11 @@ class Action:
             For the function's parameter ``context``, if it has one.
         timeout : float, optional
             Seconds, if the action has no ``timeout`` of its own.
+
+        Returns
+        -------
+        object
+            What the function returned.
 
         Raises
         ------
@@ -250,6 +252,47 @@ class Decorating:
             description: str | None = None,
             timeout: float | None = None,
         ) -> Any:
+            """Make a function an action: ``@Agent.action`` in the body of a class, ``@agent.action`` on an instance.
+
+            Both also with options: ``@Agent.action(name="price")``.
+
+            Parameters
+            ----------
+            function : callable
+                Async or not. Its type hints say what it takes, its docstring what a model is told of it and of each
+                argument; a parameter ``context`` is not an argument, see `Agent.act`.
+            name : str, optional
+                Letters, digits, ``_`` and ``-``, 64 at the most. Without it the function's.
+            description : str, optional
+                What a model is told of it. Without it what the docstring says.
+            timeout : float, optional
+                Seconds that a call may take.
+
+            Returns
+            -------
+            callable
+                The function, as it was; with options alone, the decorator.
+
+            Raises
+            ------
+            ConfigurationError
+                This cannot be an action; of a method, when its class is made.
+
+            Examples
+            --------
+            >>> from ceylon_nb import Agent
+            >>> clerk = Agent("clerk")
+            >>> @clerk.action(timeout=5)
+            ... def price(item: str, pieces: int = 1) -> float:
+            ...     "The price of an item, in euros."
+            ...     return pieces * 24.5
+            >>> clerk.actions["price"].description
+            'The price of an item, in euros.'
+            >>> list(clerk.actions["price"].parameters["properties"])
+            ['item', 'pieces']
+            >>> await clerk.act("price", {"item": "Kettle", "pieces": 2})
+            49.0
+            """
             options = {"name": name, "description": description, "timeout": timeout}
             if function is None:
                 return lambda function: register(function, **options)

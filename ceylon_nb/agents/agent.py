@@ -19,17 +19,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Agent:
     """Somebody who answers messages and can do things; make a class of it, or give an instance actions.
 
-    ::
-
-        class Clerk(Agent):
-            async def on_message(self, message, context=None):
-                return await self.act("price", {"item": message})
-
-            @Agent.action
-            def price(self, item: str) -> float:
-                "What an item costs, in euros."
-                return PRICES[item]
-
     Parameters
     ----------
     name : str, optional
@@ -39,6 +28,24 @@ class Agent:
     -----
     What is not ``async`` runs in a thread, each call in its own, never on the loop. A subclass need not call
     ``super().__init__()``.
+
+    Examples
+    --------
+    >>> from ceylon_nb import Agent
+    >>> PRICES = {"Kettle": 24.5, "Toaster": 31.0}
+    >>> class Clerk(Agent):
+    ...     async def on_message(self, message, context=None):
+    ...         return await self.act("price", {"item": message})
+    ...
+    ...     @Agent.action
+    ...     def price(self, item: str) -> float:
+    ...         "What an item costs, in euros."
+    ...         return PRICES[item]
+    >>> clerk = Clerk()
+    >>> await clerk.send_message("Kettle")
+    24.5
+    >>> clerk.name(), list(clerk.actions)
+    ('clerk', ['price'])
     """
 
     # Defaults on the class, replaced on the instance, never changed in place: so copies share nothing that grows.
@@ -77,6 +84,11 @@ class Agent:
         context : Context or None
             In a mesh: the sender, the mesh, and a way to ask others.
 
+        Returns
+        -------
+        object
+            The answer; None where there is none to give.
+
         Raises
         ------
         NoHandler
@@ -90,7 +102,19 @@ class Agent:
         return self._last_answer
 
     async def handle(self, message: Any, context: Any = None) -> Any:
-        """Have `on_message` answer, and remember the answer.
+        """Have `on_message` answer, and remember the answer for `last_response`.
+
+        Parameters
+        ----------
+        message : object
+            What is sent.
+        context : Context or None
+            What a mesh tells of it; `on_message` gets it if it has room for it.
+
+        Returns
+        -------
+        object
+            The answer.
 
         Raises
         ------
@@ -103,12 +127,30 @@ class Agent:
         return answer
 
     async def send_message(self, message: Any) -> Any:
-        """Have it answer a message; see `handle`."""
+        """Have it answer a message, from outside a mesh.
+
+        Parameters
+        ----------
+        message : object
+            What is sent.
+
+        Returns
+        -------
+        object
+            The answer.
+
+        Raises
+        ------
+        NoHandler
+            It has no `on_message`.
+        Exception
+            Whatever `on_message` raises.
+        """
         with explained(self._interrupted), awake():
             return await self.handle(message)
 
     def send_message_sync(self, message: Any) -> Any:
-        """As `send_message`, and wait for it; in a script, a thread, or a cell, where a loop already runs."""
+        """As `send_message`, and wait for it: in a script, a thread, or a cell, where a loop already runs."""
         with explained(self._interrupted):
             return run_sync(self.send_message(message))
 
@@ -139,10 +181,25 @@ class Agent:
         timeout : float, optional
             Seconds that a call may take.
 
+        Returns
+        -------
+        callable
+            The function, as it was.
+
         Raises
         ------
         ConfigurationError
             This cannot be an action.
+
+        Examples
+        --------
+        >>> from ceylon_nb import Agent
+        >>> clerk = Agent("clerk")
+        >>> def double(number: int) -> int:
+        ...     return 2 * number
+        >>> function = clerk.register_action(double, description="Twice a number.")
+        >>> await clerk.act("double", {"number": "21"})
+        42
         """
         shape = Shape(function, name, description, timeout)
         _ = shape.schema  # so that what is wrong with it is said here
@@ -150,7 +207,7 @@ class Agent:
         return function
 
     async def act(self, name: str, arguments: Mapping[str, Any] | None = None, *, context: Any = None) -> Any:
-        """Do something: ``await agent.act("price", {"item": "tea"})``.
+        """Do something: ``await agent.act("price", {"item": "Kettle"})``.
 
         Parameters
         ----------
@@ -160,6 +217,11 @@ class Agent:
             By name. They are checked, and turned into what the type hints say: ``"3"`` into 3, a dict into a dataclass.
         context : object, optional
             For the function's parameter ``context``, if it has one; None unless told.
+
+        Returns
+        -------
+        object
+            What the function returned.
 
         Raises
         ------

@@ -16,6 +16,21 @@ class Context:
     Attributes
     ----------
     mesh : LocalMesh
+        In which the message was sent.
+
+    Examples
+    --------
+    >>> from ceylon_nb import Agent, LocalMesh
+    >>> class Desk(Agent):
+    ...     async def on_message(self, message, context=None):
+    ...         return context.sender, context.kind, await context.query("shelf", message)
+    >>> class Shelf(Agent):
+    ...     def on_message(self, message, context=None):
+    ...         return context.sender, context.remaining <= 60
+    >>> async with LocalMesh() as mesh:
+    ...     names = [mesh.add_agent(Desk()), mesh.add_agent(Shelf())]
+    ...     print(await mesh.query("desk", "Toaster"))
+    (None, 'query', ('desk', True))
     """
 
     __slots__ = ("_envelope", "mesh")
@@ -49,7 +64,7 @@ class Context:
         return None if self._envelope.deadline == NEVER else self._envelope.remaining()
 
     async def query(self, target: str, payload: object, timeout: float | None = 60.0) -> Any:
-        """Ask another agent; see `LocalMesh.query`. What remains of this message's own time is the longest timeout."""
+        """As `LocalMesh.query`; what remains of this message's own time is the longest timeout."""
         return await self.mesh.query(target, payload, timeout)
 
     def query_sync(self, target: str, payload: object, timeout: float | None = 60.0) -> Any:
@@ -57,7 +72,7 @@ class Context:
         return self.mesh.query_sync(target, payload, timeout)
 
     async def send_to(self, target: str, payload: object) -> None:
-        """Send a message one way; see `LocalMesh.send_to`."""
+        """As `LocalMesh.send_to`."""
         await self.mesh.send_to(target, payload)
 
     def send_to_sync(self, target: str, payload: object) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Unpack, cast
+from typing import Unpack, cast
 
 from .. import engine, parquet, recording
 from ..errors import MissingAPIKey
 from ..handle import Batch
 from ..interrupts import explained, listen
 from ..loop import load, run_sync
-from ..messages import Message, Prompt, Reply, as_text, sendable
+from ..messages import Prompt, Reply, as_text, sendable
 from ..policy import AtOnce, check_options
 from ..providers.base import Provider
 from ..storage.place import StoreLike
@@ -21,17 +19,17 @@ from ..templates import Template, TemplateLike
 from ..urls import whereabouts
 from ..work import Storing, Work, file_for
 from . import models
-from .agent import Agent
-from .caller import Caller, Confirm, Options, Settings
+from .caller import Caller, Options, Settings
+from .chain import Chain
+from .conversation import Conversation
 from .stream import Stream
 from .toolloop import ActingCaller, Toolbox
 
-if TYPE_CHECKING:
-    from ..http import Transport
 
-
-class LlmAgent(Agent):
+class LlmAgent(Chain):
     """A model to ask, under a name.
+
+    What can be said by keyword can be said by the chain as well: ``LlmAgent("a", "demo::tutor").with_temperature(0)``.
 
     Parameters
     ----------
@@ -45,9 +43,11 @@ class LlmAgent(Agent):
     temperature : float, optional
         From 0; without it the server's default.
     max_tokens : int, optional
-        Of a reply, at the most.
-    api_key, base_url : str, optional
-        In place of the provider's environment variables.
+        Tokens of a reply, at the most; without it the server's default.
+    api_key : str, optional
+        In place of the provider's environment variable, see `ceylon_nb.providers`. It is in no repr, error or store.
+    base_url : str, optional
+        The server's address, likewise. A path prefix is kept.
     timeout : float or None
         Seconds for one attempt, from sending to the last byte; waiting for limits does not count. 600 unless told.
     attempts : int
@@ -79,6 +79,34 @@ class LlmAgent(Agent):
     Every call stands alone: no history, unless through `conversation`. Keys and addresses from the environment are read
     once, by `build` or at the first call; `build` again reads them anew. An agent may be shared by threads and loops,
     and need not be closed.
+
+    ``async with agent:`` builds it, and closes its idle connections in the end.
+
+    Further attempts wait for what the server asks for (Retry-After, RFC 9110, 10.2.3, clamped to 600 s), else 0.5 s and
+    twice as long each time, 30 s at the most, with full jitter
+    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). A 429 holds all off who ask the same
+    endpoint.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> agent = LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.", temperature=0).build()
+    >>> reply = await agent.send_message("Works like a charm.")
+    >>> reply
+    'positive'
+    >>> reply.usage.output_tokens, reply.finish_reason, reply.model
+    (1, 'stop', 'tutor')
+    >>> agent.send_message_sync("Stopped working after a week.")
+    'negative'
+    >>> agent
+    LlmAgent('clerk', 'demo::tutor')
+
+    Any async function of yours may be the model:
+
+    >>> async def shout(messages):
+    ...     return messages[-1].content.upper()
+    >>> await LlmAgent("loud", shout).send_message("hello")
+    'HELLO'
     """
 
     def __init__(self, name: str, model: models.Model, **options: Unpack[Options]) -> None:
@@ -109,6 +137,11 @@ class LlmAgent(Agent):
         over HTTP, and in a notebook the panel, for some tenths of a second. An interrupt ends the waiting. Where a loop
         runs that is not a notebook's, it only begins to.
 
+        Returns
+        -------
+        LlmAgent
+            The agent itself.
+
         Raises
         ------
         ConfigurationError
@@ -119,64 +152,6 @@ class LlmAgent(Agent):
         if not _replaying():
             provider.prepare()
         engine.prepare_views()
-        return self
-
-    # -- the chain ----------------------------------------------------------------------------------------------
-
-    def with_system_prompt(self, system_prompt: str | None) -> LlmAgent:
-        """Set what is said before every prompt; returns the agent, as all of these do."""
-        return self._with(system_prompt=system_prompt)
-
-    def with_temperature(self, temperature: float | None) -> LlmAgent:
-        """Set the temperature, from 0; None leaves it to the server."""
-        return self._with(temperature=temperature)
-
-    def with_max_tokens(self, max_tokens: int | None) -> LlmAgent:
-        """Set the longest reply, in tokens; None leaves it to the server."""
-        return self._with(max_tokens=max_tokens)
-
-    def with_api_key(self, api_key: str | None) -> LlmAgent:
-        """Set the key; None takes the environment's."""
-        return self._with(api_key=api_key)
-
-    def with_base_url(self, base_url: str | None) -> LlmAgent:
-        """Set the server's address; None takes the environment's, or the provider's own."""
-        return self._with(base_url=base_url)
-
-    def with_timeout(self, timeout: float | None) -> LlmAgent:
-        """Set the seconds for one attempt; None waits for ever."""
-        return self._with(timeout=timeout)
-
-    def with_attempts(self, attempts: int) -> LlmAgent:
-        """Set how many requests one answer may take."""
-        return self._with(attempts=attempts)
-
-    def with_max_per_minute(self, max_per_minute: float | None) -> LlmAgent:
-        """Set how many requests a minute."""
-        return self._with(max_per_minute=max_per_minute)
-
-    def with_max_tokens_per_minute(self, max_tokens_per_minute: float | None) -> LlmAgent:
-        """Set how many tokens a minute."""
-        return self._with(max_tokens_per_minute=max_tokens_per_minute)
-
-    def with_transport(self, transport: Transport | None) -> LlmAgent:
-        """Set the httpx transport; None takes the default one."""
-        return self._with(transport=transport)
-
-    def with_max_rounds(self, max_rounds: int) -> LlmAgent:
-        """Set in how many turns the model may call actions."""
-        return self._with(max_rounds=max_rounds)
-
-    def with_action_timeout(self, action_timeout: float | None) -> LlmAgent:
-        """Set the seconds for an action that states none itself; None waits for ever."""
-        return self._with(action_timeout=action_timeout)
-
-    def with_confirm(self, confirm: Confirm | None) -> LlmAgent:
-        """Set who is asked before an action is run; None runs them all."""
-        return self._with(confirm=confirm)
-
-    def _with(self, **options: Unpack[Options]) -> LlmAgent:
-        self._settings = self._settings.but(options)
         return self
 
     # -- asking -------------------------------------------------------------------------------------------------
@@ -191,6 +166,11 @@ class LlmAgent(Agent):
         store : "auto", path or None
             Where the answer is kept, and found if it is there, as in `batch`. Nowhere unless told.
 
+        Returns
+        -------
+        Reply
+            The answer: a ``str`` that knows how it came about.
+
         Raises
         ------
         RequestError
@@ -199,6 +179,12 @@ class LlmAgent(Agent):
             The model goes on calling actions.
         InvalidItem
             There is nothing to send.
+        ConfigurationError
+            The model, the address or the key cannot be right, as of `build`.
+        StoreError
+            The store cannot be used; nothing was sent.
+        NotRecorded
+            A recording is replayed, and does not hold the answer; see `replay`.
         """
         with explained(self._interrupted):
             reply = await (self._asked(message) if store is None else self._stored(message, store))
@@ -209,7 +195,25 @@ class LlmAgent(Agent):
     query = send_message
 
     async def on_message(self, message: Prompt, context: object | None = None) -> Reply:
-        """Ask the model; its actions get the context. One of your own asks it by `send_message`."""
+        """Ask the model; one of your own asks it by `send_message`.
+
+        Parameters
+        ----------
+        message : str, or messages
+            A question, as of `send_message`.
+        context : Context or None
+            Actions that have a parameter ``context`` get it.
+
+        Returns
+        -------
+        Reply
+            The answer.
+
+        Raises
+        ------
+        RequestError, InvalidItem, ConfigurationError
+            As `send_message`.
+        """
         return await self._asked(message, context)
 
     async def _asked(self, message: Prompt, context: object | None = None) -> Reply:
@@ -224,7 +228,7 @@ class LlmAgent(Agent):
         return cast(Reply, answer.reply)
 
     def send_message_sync(self, message: Prompt, *, store: StoreLike = None) -> Reply:
-        """Ask, and wait for the answer; in a script, a thread, or a cell, where a loop already runs."""
+        """As `send_message`, and wait for the answer: in a script, a thread, or a cell, where a loop already runs."""
         with explained(self._interrupted):
             return run_sync(self.send_message(message, store=store))
 
@@ -232,12 +236,33 @@ class LlmAgent(Agent):
         """Ask, and get the answer in pieces: ``async for text in agent.stream("…")``; `Stream.reply` afterwards.
 
         As a cell's last line it grows below the cell; ``agent.stream("…").show()`` is shown there while you read it.
+
+        Parameters
+        ----------
+        message : str, or messages
+            A question, as of `send_message`.
+
+        Returns
+        -------
+        Stream
+            Nothing is sent before it is read; what goes wrong is raised where it is read.
+
+        Raises
+        ------
+        InvalidItem, ConfigurationError
+            As `send_message`.
         """
         caller = self._caller(self._settings)
         return Stream(caller.stream(caller.request(message)), self._interrupted, caller.hide)
 
     def conversation(self) -> Conversation:
-        """Begin a conversation: its turns see the ones before."""
+        """Begin a conversation: its turns see the ones before.
+
+        Returns
+        -------
+        Conversation
+            An empty one.
+        """
         return Conversation(self)
 
     def map(
@@ -266,8 +291,8 @@ class LlmAgent(Agent):
         template : str or callable, optional
             ``"Classify the review: {text}"``: a field is a column's name, as it is; ``{}``, or no template, is the
             item itself. Or a function from item to text or messages.
-        max_at_once, deadline, store, fresh, dedupe, keep, out, view, name
-            As in `batch`. Two questions are the same if provider, address, model, messages, temperature and max_tokens
+        max_at_once, deadline, store, fresh, dedupe, keep, out, view, name : as in `batch`
+            Two questions are the same if provider, address, model, messages, temperature and max_tokens
             are. An agent that has actions, or is made of a function of yours, is stored only if `store` is a path: what
             they do may change. Its actions' schemas are part of the question, and what they did is not kept.
         stream : bool
@@ -275,12 +300,30 @@ class LlmAgent(Agent):
         **options
             Any of the agent's, for this batch alone.
 
+        Returns
+        -------
+        Batch
+            It has begun; ``await`` it for a DataFrame, iterate over it for answers as they complete.
+
         Raises
         ------
         ConfigurationError
             An option, the template or the items make no sense. Nothing was sent.
         StoreError
             The store cannot be used. Nothing was sent.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from ceylon_nb import LlmAgent
+        >>> reviews = pd.DataFrame({"text": ["Works like a charm.", "It boils water."]}, index=["kettle", "pot"])
+        >>> agent = LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.")
+        >>> run = agent.map(reviews, "{text}", max_at_once=20)
+        >>> frame = await run
+        >>> frame[["reply", "status", "attempts"]]
+                   reply status  attempts
+        kettle  positive     ok         1
+        pot      neutral     ok         1
         """
         check_options(auto=True, max_at_once=max_at_once, deadline=deadline, view=view)
         source = parquet.source(items)
@@ -362,45 +405,3 @@ def _replaying() -> bool:
     """Whether nothing is sent: everything is in a recording."""
     recorded = recording.current()
     return recorded is not None and recorded.record is None
-
-
-class Conversation:
-    """Turns that see the ones before. A turn that fails leaves no trace; turns wait for one another, in order.
-
-    What was said is remembered, not which actions were called on the way.
-    """
-
-    def __init__(self, agent: LlmAgent) -> None:
-        self._agent = agent
-        self._turns: list[Message] = []
-        self._last: Future[None] = Future()
-        self._last.set_result(None)
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """What was said so far, without the system prompt."""
-        return tuple(self._turns)
-
-    async def send(self, message: str) -> Reply:
-        """Say something, and return the answer; both are remembered if it comes.
-
-        Raises
-        ------
-        RequestError
-            As `LlmAgent.send_message`; the conversation is then as if nothing had been said.
-        """
-        before, self._last = self._last, Future()
-        mine = self._last
-        try:
-            await asyncio.shield(asyncio.wrap_future(before))
-            said = Message("user", message)
-            reply = await self._agent.send_message([*self._turns, said])
-            self._turns += [said, Message("assistant", str(reply))]
-            return reply
-        finally:
-            before.add_done_callback(lambda _: mine.set_result(None))
-
-    def send_sync(self, message: str) -> Reply:
-        """As `send`, and wait for it; see `LlmAgent.send_message_sync`."""
-        with explained(self._agent._interrupted):
-            return run_sync(self.send(message))

@@ -5,21 +5,18 @@ from __future__ import annotations
 import functools
 import pkgutil
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
-from ..errors import CircularQuery, ConfigurationError, MeshError, QueryTimeout
-from ..interrupts import explained
-from ..loop import awake, clock
+from ..errors import ConfigurationError
 from ..policy import check_options
 from .agent import Agent
 from .caller import Options
 from .context import Context
 from .dispatcher import Dispatcher
-from .envelope import Envelope, current
 from .llm import LlmAgent
 from .mailbox import Mailbox
+from .post import TIMEOUT, Post, Result
 from .traffic import KEPT, Passage, Stats, Traffic
 
 if TYPE_CHECKING:
@@ -30,58 +27,12 @@ if TYPE_CHECKING:
 MAILBOX = 1_000
 """Messages that wait for an agent at the most, unless told otherwise."""
 
-TIMEOUT = 60.0
-"""Seconds that an answer is waited for, unless told otherwise."""
-
 VIEWS = "ceylon_nb.views"
 """Who shows a mesh; found by name, as nothing here imports a view."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A request that was submitted and has not ended.
-
-    Attributes
-    ----------
-    id, target : str
-    elapsed : float
-        Seconds since it was submitted.
-    """
-
-    id: str
-    target: str
-    elapsed: float
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of a request that was submitted.
-
-    Attributes
-    ----------
-    id, target : str
-    answer : object
-        None if there is an error.
-    error : BaseException or None
-    latency : float
-        Seconds, from its submission to its end.
-    """
-
-    id: str
-    target: str
-    answer: Any
-    error: BaseException | None
-    latency: float
-
-
-class LocalMesh:
-    """Agents by name, and the messages between them.
-
-    ::
-
-        async with LocalMesh() as mesh:
-            mesh.add_agent(Clerk("clerk"))
-            print(await mesh.query("clerk", "How much is a box?"))
+class LocalMesh(Post):
+    """Agents by name, and the messages between them, on the loop that is there.
 
     Parameters
     ----------
@@ -90,19 +41,43 @@ class LocalMesh:
     keep : int
         Messages that `trace` keeps, the newest.
 
+    Raises
+    ------
+    ConfigurationError
+        `keep` is no whole number from 1.
+
     Notes
     -----
     It need not be started. An agent handles one message at a time unless it was added with ``max_at_once``, and the
     messages of one sender in the order in which they were sent; in two meshes it has two mailboxes, and does two at a
     time. Every coroutine has a twin, ``…_sync``, for scripts, threads and handlers that are not async.
+
+    ``async with`` waits at its end until every message is handled, and stops the mesh; after an exception it stops it
+    at once.
+
+    Examples
+    --------
+    >>> from ceylon_nb import Agent, LocalMesh
+    >>> class Clerk(Agent):
+    ...     async def on_message(self, message, context=None):
+    ...         return await context.query("prices", message)
+    >>> class Prices(Agent):
+    ...     def on_message(self, message):
+    ...         return {"Kettle": 24.5, "Toaster": 31.0}[message]
+    >>> async with LocalMesh() as mesh:
+    ...     names = [mesh.add_agent(agent) for agent in (Clerk(), Prices())]
+    ...     print(await mesh.query("clerk", "Kettle"))
+    24.5
+    >>> mesh.stats().answered
+    2
+    >>> mesh.trace()[["from", "to", "answer"]].fillna("").to_dict("records")
+    [{'from': '', 'to': 'clerk', 'answer': '24.5'}, {'from': 'clerk', 'to': 'prices', 'answer': '24.5'}]
     """
 
     def __init__(self, name: str = "mesh", *, keep: int = KEPT) -> None:
         check_options(keep=keep)
-        self.name = name
         self._traffic = Traffic(keep)
-        self._dispatcher = Dispatcher(name, self._traffic, functools.partial(Context, self))
-        self._submitted: dict[str, Envelope] = {}
+        super().__init__(name, Dispatcher(name, self._traffic, functools.partial(Context, self)))
 
     def __repr__(self) -> str:
         count = len(self._dispatcher.mailboxes)
@@ -127,6 +102,11 @@ class LocalMesh:
         mailbox : int
             Messages that wait for it at the most; whoever sends more waits until there is room.
 
+        Returns
+        -------
+        str
+            The agent's name.
+
         Raises
         ------
         ConfigurationError
@@ -150,6 +130,24 @@ class LocalMesh:
     ) -> str:
         """Add an `LlmAgent`, or make one: ``add_llm_agent("expert", "ollama::llama3.2")``; returns its name.
 
+        Parameters
+        ----------
+        agent : LlmAgent or str
+            One that there is, or the name of one to be made.
+        model : str or async callable, optional
+            Of one to be made: ``"provider::model-name"``, as of `LlmAgent`.
+        max_at_once : int
+            Messages that it handles at a time.
+        mailbox : int
+            Messages that wait for it at the most.
+        **options
+            Of one to be made: those of `LlmAgent`.
+
+        Returns
+        -------
+        str
+            The agent's name.
+
         Raises
         ------
         ConfigurationError
@@ -164,156 +162,24 @@ class LocalMesh:
         return self.add_agent(agent, max_at_once=max_at_once, mailbox=mailbox)
 
     def remove(self, name: str) -> Agent:
-        """Take an agent out; returns it. What it is at goes on; what waits in its mailbox fails with NoSuchAgent."""
-        return self._dispatcher.remove(name).agent
+        """Take an agent out; returns it. What it is at goes on; what waits in its mailbox fails with NoSuchAgent.
 
-    # -- messages -----------------------------------------------------------------------------------------------
+        Parameters
+        ----------
+        name : str
+            The agent's name.
 
-    async def send_to(self, target: str, payload: object) -> None:
-        """Send a message one way; returns once it is in the mailbox.
-
-        What its handler raises is logged (``logging.getLogger("ceylon_nb.mesh")``), and counted in `stats`.
+        Returns
+        -------
+        Agent
+            It may be added again, here or to another mesh.
 
         Raises
         ------
         NoSuchAgent
-            Nobody of that name is there, or was any more when there was room.
-        CircularQuery
-            The mailbox is full, and its agent waits for whoever sends this.
+            Nobody of that name is there.
         """
-        await self._dispatcher.at_home(self._dispatcher.send, target, payload, "message")
-
-    async def query(self, target: str, payload: object, timeout: float | None = TIMEOUT) -> Any:
-        """Ask an agent, and return its answer.
-
-        Parameters
-        ----------
-        target : str
-            Its name.
-        payload : object
-            What `Agent.on_message` is handed; for an `LlmAgent` a text or messages.
-        timeout : float or None
-            Seconds, in the mailbox and with the agent. A handler that asks has no more than is left for its own.
-
-        Raises
-        ------
-        Exception
-            What the handler raised.
-        QueryTimeout
-            No answer in time: what the query had begun is cancelled.
-        CircularQuery
-            The agent waits for whoever asks.
-        NoSuchAgent, MeshStopped
-            Nobody of that name is there; or not any more, before there was an answer.
-        """
-        check_options(timeout=timeout)
-        if current.get() is not None:
-            return await self._dispatcher.at_home(self._dispatcher.ask, target, payload, timeout)
-        with explained(lambda: f"Interrupted before {target} had answered."), awake():
-            return await self._dispatcher.at_home(self._dispatcher.ask, target, payload, timeout)
-
-    async def submit(self, target: str, payload: object) -> str:
-        """Have an agent work on something; returns an id for `wait_for`. Its answer is kept until it is collected.
-
-        Raises
-        ------
-        NoSuchAgent, CircularQuery
-            As `send_to`.
-        """
-        envelope = await self._dispatcher.at_home(self._dispatcher.send, target, payload, "submit")
-        request = f"{target}-{envelope.passage.number}"
-        self._submitted[request] = envelope
-        return request
-
-    async def wait_for(self, request: str, timeout: float | None = TIMEOUT) -> Any:
-        """The answer to what was submitted; it is then collected.
-
-        Raises
-        ------
-        Exception
-            What the handler raised.
-        QueryTimeout
-            It has not ended in time; it goes on, and can be waited for again.
-        MeshError
-            There is no such request, or not any more.
-        """
-        check_options(timeout=timeout)
-        with explained(lambda: f"Interrupted before {request} had ended: it goes on."), awake():
-            envelope = self._submitted.get(request)
-            if envelope is None:
-                raise MeshError(f"There is no request {request!r}, or it was collected. mesh.pending() lists them.")
-            late = f"{request} has not ended within {timeout} s; it goes on, and can be waited for again."
-            await self._see_ended([envelope], timeout, lambda: QueryTimeout(late))
-        self._submitted.pop(request, None)
-        return envelope.outcome()
-
-    async def collect_results(self, timeout: float | None = None) -> list[Result]:
-        """What became of all that was submitted, in that order, once all of it has ended.
-
-        Raises
-        ------
-        QueryTimeout
-            Not all has ended in time; nothing is collected.
-        """
-        check_options(timeout=timeout)
-
-        def late() -> QueryTimeout:
-            return QueryTimeout(f"{len(self.pending())} requests have not ended within {timeout} s; they go on.")
-
-        with explained(lambda: "Interrupted: what was submitted goes on."), awake():
-            await self._see_ended(list(self._submitted.values()), timeout, late)
-        ended = {request: envelope for request, envelope in list(self._submitted.items()) if envelope.has_ended}
-        for request in ended:
-            self._submitted.pop(request, None)
-        return [
-            Result(request, envelope.mailbox.name, envelope.answer, envelope.error, envelope.passage.latency or 0.0)
-            for request, envelope in ended.items()
-        ]
-
-    async def _see_ended(self, envelopes: list[Envelope], timeout: float | None, late: Callable[[], Exception]) -> None:
-        await self._dispatcher.at_home(self._dispatcher.see_ended, envelopes, timeout, late)
-
-    def pending(self) -> list[Pending]:
-        """What was submitted and has not ended."""
-        now = clock()
-        return [
-            Pending(request, envelope.mailbox.name, now - envelope.sent)
-            for request, envelope in list(self._submitted.items())
-            if not envelope.has_ended
-        ]
-
-    get_pending = pending
-
-    async def broadcast(self, payload: object, *, exclude: Iterable[str] = ()) -> list[str]:
-        """Send a message one way to all agents but the sender; returns their names."""
-        left_out = {exclude} if isinstance(exclude, str) else set(exclude)
-        handler = self._handler()
-        names = [name for name in list(self._dispatcher.mailboxes) if name not in left_out and name != handler]
-        await self._dispatcher.at_home(self._dispatcher.send_all, names, payload)
-        return names
-
-    def _handler(self) -> str | None:
-        """The agent of this mesh whose handler runs here."""
-        envelope = current.get()
-        if envelope is None or envelope.has_ended:
-            return None
-        ours = any(mailbox is envelope.mailbox for mailbox in self._dispatcher.all)
-        return envelope.mailbox.name if ours else None
-
-    async def drain(self) -> None:
-        """Wait until nothing is on its way and nobody works.
-
-        Raises
-        ------
-        CircularQuery
-            By a handler, which would wait for itself.
-        """
-        if self._handler() is not None:
-            raise CircularQuery("A handler that waits until nobody works waits for itself.")
-        with explained(lambda: f"Interrupted before {self.name} had come to rest: it goes on."), awake():
-            await self._dispatcher.at_home(self._dispatcher.rest)
-
-    process_messages = drain
+        return self._dispatcher.remove(name).agent
 
     # -- the same, for those that cannot await -------------------------------------------------------------------
 
@@ -359,7 +225,13 @@ class LocalMesh:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> Awaitable[LocalMesh]:
-        """Take messages, again after `stop`; before that it does so anyway. May be awaited."""
+        """Take messages, again after `stop`; before that it does so anyway. May be awaited.
+
+        Returns
+        -------
+        awaitable of LocalMesh
+            The mesh.
+        """
         self._dispatcher.start()
         return _Started(self)
 
@@ -367,6 +239,11 @@ class LocalMesh:
         """Take no more messages, and cancel all that is on its way; awaited, wait until nobody works.
 
         Messages that were not handled fail with MeshStopped. ``async with`` lets them be handled first.
+
+        Returns
+        -------
+        awaitable of None
+            Need not be awaited.
         """
         self._dispatcher.stop()
         return _Stopping(self._end)
@@ -392,24 +269,46 @@ class LocalMesh:
 
     @property
     def passages(self) -> list[Passage]:
-        """The newest messages, the oldest of them first."""
+        """The newest messages as objects, the oldest of them first: what `trace` is a table of."""
         return list(self._traffic.passages.copy())
 
     def stats(self) -> Stats:
-        """How many messages there were, how they ended, and where the others are; of each agent, too."""
+        """How many messages there were, how they ended, and where the others are; of each agent, too.
+
+        Returns
+        -------
+        Stats
+            As it stands now.
+        """
         return self._dispatcher.stats
 
     def trace(self) -> pd.DataFrame:
         """The newest messages as a table, one a row, in the order in which they were sent.
 
-        Columns: ``when`` (UTC), ``from`` (None: from outside), ``to``, ``kind`` (message, query, submit, broadcast;
+        Its columns: ``when`` (UTC), ``from`` (None: from outside), ``to``, ``kind`` (message, query, submit, broadcast;
         action: what a model had an agent do), ``message`` and ``answer`` (their beginnings), ``waited`` (seconds in the
         mailbox), ``latency`` (seconds, from sending to the end), ``error``, ``tokens`` (Int64, in and out).
         """
         return self._traffic.trace()
 
     def diagram(self, last: int = 50) -> Any:
-        """The newest messages as a sequence diagram, which JupyterLab draws; elsewhere it is text."""
+        """The newest messages as a sequence diagram, which JupyterLab draws; elsewhere it is text.
+
+        Parameters
+        ----------
+        last : int
+            Messages, at the most.
+
+        Returns
+        -------
+        Diagram
+            For a cell's last line. As text it is Mermaid's (https://mermaid.js.org/syntax/sequenceDiagram.html).
+
+        Raises
+        ------
+        ConfigurationError
+            `last` is no whole number from 1.
+        """
         check_options(last=last)
         drawn = self.passages[-last:]
         before = drawn[0].number if drawn else 0

@@ -122,6 +122,16 @@ class Stream(AsyncIterator[str]):
 
     As a cell's last line it is read, and its text grows there; so it does after `show`, while somebody else reads.
     Whoever reads what a view has read before gets all of it, without a second request.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> stream = LlmAgent("friend", "demo::tutor").stream("What is Python?")
+    >>> pieces = [text async for text in stream]
+    >>> "".join(pieces) == stream.reply
+    True
+    >>> stream.reply.finish_reason
+    'stop'
     """
 
     def __init__(
@@ -220,7 +230,13 @@ class Stream(AsyncIterator[str]):
     # -- views --------------------------------------------------------------------------------------------------
 
     def show(self) -> Stream:
-        """In a notebook, show the text below the cell as it is read, and at the end as Markdown; returns the stream."""
+        """In a notebook, show the text below the cell as it is read, and at the end as Markdown; elsewhere do nothing.
+
+        Returns
+        -------
+        Stream
+            The stream itself: ``reply = await agent.stream("…").show()``.
+        """
         _shown_by(_view, "show", self._told)
         return self
 

@@ -47,14 +47,18 @@ class Passage:
         An agent; of an action, ``"agent.action"``.
     kind : str
         ``"message"`` (one way), ``"query"``, ``"submit"``, ``"broadcast"`` or ``"action"``.
-    said, answer : str or None
-        The beginning of the payload, and of the answer, on one line; None where there is no answer.
-    waited, latency : float or None
-        Seconds in the mailbox, and from sending to the end; None before that.
+    said : str
+        The beginning of the payload, on one line.
+    answer : str or None
+        The beginning of the answer, on one line; None where there is none.
+    waited : float or None
+        Seconds in the mailbox; None before that.
+    latency : float or None
+        Seconds from sending to the end; None before that.
     error : str or None
         What it failed with, on one line.
     tokens : int or None
-        In and out, of a model's answer.
+        Tokens in and out, of a model's answer.
     """
 
     __slots__ = ("answer", "at", "error", "kind", "latency", "number", "said", "sender", "target", "tokens", "waited")
@@ -76,7 +80,17 @@ class Passage:
         return f"Passage({self.number}, {self.sender!r} to {self.target!r}, {self.kind}: {self.said!r})"
 
     def end(self, latency: float, answer: object = None, error: BaseException | None = None) -> None:
-        """Keep how it ended."""
+        """Keep how it ended; for whoever handles it.
+
+        Parameters
+        ----------
+        latency : float
+            Seconds from sending.
+        answer : object
+            What the handler returned.
+        error : BaseException or None
+            What it raised.
+        """
         self.latency = latency
         if error is not None:
             self.error = preview(describe(error))
@@ -106,12 +120,22 @@ class AgentStats:
 
     Attributes
     ----------
-    received, handled, failed, cancelled : int
-        Messages: that it was sent, and how they ended.
-    waiting, at_work : int
-        Messages in its mailbox, and those that it handles now.
-    mailbox, max_at_once : int
-        Of each at the most.
+    received : int
+        Messages that it was sent.
+    handled : int
+        Messages that it has handled, without an error.
+    failed : int
+        Messages at which its handler raised.
+    cancelled : int
+        Messages that were withdrawn, timed out, or lost their agent or their mesh.
+    waiting : int
+        Messages in its mailbox.
+    at_work : int
+        Messages that it handles now.
+    mailbox : int
+        Messages that wait at the most.
+    max_at_once : int
+        Messages that it handles at a time, at the most.
     """
 
     received: int
@@ -130,10 +154,20 @@ class Stats:
 
     Attributes
     ----------
+    sent : int
+        All of them.
     answered : int
         Handled, one-way messages among them.
-    failed, cancelled : int
-        The handler raised; or the message was withdrawn, timed out, or lost its agent or its mesh.
+    failed : int
+        The handler raised.
+    cancelled : int
+        Withdrawn, timed out, or lost their agent or their mesh.
+    waiting : int
+        In a mailbox now.
+    at_work : int
+        Handled now.
+    agents : dict of str to AgentStats
+        The same of each agent that is in the mesh.
     """
 
     sent: int
@@ -146,7 +180,20 @@ class Stats:
 
     @classmethod
     def of(cls, agents: dict[str, AgentStats], gone: Sequence[AgentStats] = ()) -> Stats:
-        """The sums; `gone` are agents that were removed."""
+        """How a mesh stands whose agents stand so.
+
+        Parameters
+        ----------
+        agents : dict of str to AgentStats
+            Those that are in it.
+        gone : sequence of AgentStats
+            Those that were removed; their messages count, too.
+
+        Returns
+        -------
+        Stats
+            The sums.
+        """
         every = [*agents.values(), *gone]
 
         def total(count: Callable[[AgentStats], int]) -> int:

@@ -29,14 +29,20 @@ class Request:
 
     Attributes
     ----------
-    temperature, max_tokens
-        None leaves the choice to the server.
+    model : str
+        The model's name, without its provider.
+    messages : tuple of Message
+        What is said, the system prompt first.
+    temperature : float or None
+        From 0; None leaves the choice to the server.
+    max_tokens : int or None
+        Tokens of the reply, at the most; None leaves the choice to the server.
     timeout : float or None
         Seconds, from sending to the last byte.
     prompt : str or messages
         What the messages were made of, for errors to name.
     tools : tuple of Tool
-        What the model may have done. Only with these there may be a `CallsMessage` or `ResultMessage` among the
+        What the model may have done. Only with these there may be a ``CallsMessage`` or ``ResultMessage`` among the
         messages.
     """
 
@@ -54,8 +60,10 @@ class Provider(Protocol):
 
     Attributes
     ----------
-    base_url, account : str
-        Where its requests go, and as whom (no key can be read from it): whose clocks they go by.
+    base_url : str
+        Where its requests go; with `account` this says by whose clocks they go.
+    account : str
+        As whom they go; no key can be read from it.
     more_at_once : str
         What has such a server work on more at a time; empty if nothing is known.
     """
@@ -69,11 +77,43 @@ class Provider(Protocol):
         ...
 
     async def complete(self, request: Request) -> Reply:
-        """Ask, and return when the whole answer is there."""
+        """Ask, and return when the whole answer is there.
+
+        Parameters
+        ----------
+        request : Request
+            The question.
+
+        Returns
+        -------
+        Reply
+            The answer.
+
+        Raises
+        ------
+        RequestError
+            There is none.
+        """
         ...
 
     def stream(self, request: Request) -> AsyncGenerator[Delta, None]:
-        """Ask, and yield the answer as it comes; the stream ends well only after a `finish_reason`."""
+        """Ask, and yield the answer as it comes; the stream ends well only after a ``finish_reason``.
+
+        Parameters
+        ----------
+        request : Request
+            The question.
+
+        Yields
+        ------
+        Delta
+            A piece.
+
+        Raises
+        ------
+        RequestError
+            There is no answer, or no more of it.
+        """
         ...
 
 

@@ -15,6 +15,16 @@ class Delta:
 
     Attributes
     ----------
+    text : str
+        What is said next; may be empty.
+    model : str or None
+        The model that answers, by its server's name for it.
+    finish_reason : str or None
+        Why it ends, in the server's words; None before that.
+    usage : Usage or None
+        Tokens, if this piece says so.
+    raw : bytes
+        The server's own JSON, of the last piece.
     tool_calls : tuple of ToolCall
         Whole ones; the fragments that some servers send are put together before.
     reply : Reply or None

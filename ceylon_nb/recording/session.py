@@ -54,8 +54,15 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
         The file, as it was named.
     record : str or None
         ``"missing"``, ``"all"``, or None: replay only.
-    replayed, recorded : int
-        Answers taken from the file, and added to it, so far.
+    replayed : int
+        Answers taken from the file so far.
+    recorded : int
+        Answers added to it so far.
+
+    Raises
+    ------
+    ConfigurationError
+        As `replay`.
     """
 
     def __init__(self, path: str | os.PathLike[str], record: str | None, advice: str, said_by: str = "record") -> None:
@@ -100,7 +107,23 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
     # -- asking -------------------------------------------------------------------------------------------------
 
     async def ask(self, model: str, request: Request, send: Callable[[], Awaitable[Reply]], hide: Hide) -> Reply:
-        """The recorded reply; or the one that `send` gets, recorded.
+        """The recorded reply; or the one that `send` gets, recorded. It is for agents, which ask here.
+
+        Parameters
+        ----------
+        model : str
+            As ``provider::model-name``.
+        request : Request
+            The question.
+        send : async callable
+            Asks the model; called only if the answer is not in the file, and may be recorded.
+        hide : callable
+            Takes keys out of a text, before it is recorded.
+
+        Returns
+        -------
+        Reply
+            The answer.
 
         Raises
         ------
@@ -129,6 +152,22 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
         self, model: str, request: Request, send: Callable[[], AsyncGenerator[Delta, None]], hide: Hide
     ) -> AsyncGenerator[Delta, None]:
         """The recorded pieces; or those that `send` gets, recorded when the stream ends or is left.
+
+        Parameters
+        ----------
+        model : str
+            As ``provider::model-name``.
+        request : Request
+            The question.
+        send : callable
+            Asks the model, and returns the pieces as an async generator.
+        hide : callable
+            Takes keys out of a text, before it is recorded.
+
+        Yields
+        ------
+        Delta
+            A piece.
 
         Raises
         ------
@@ -317,7 +356,7 @@ def replay(path: str | os.PathLike[str], *, record: Record = None) -> Recording:
     Returns
     -------
     Recording
-        For ``with``; it counts what was `replayed` and `recorded`.
+        For ``with``; it counts what was replayed and recorded.
 
     Raises
     ------
@@ -333,12 +372,30 @@ def replay(path: str | os.PathLike[str], *, record: Record = None) -> Recording:
     A question is the model, the messages, temperature and max_tokens, and the actions that may be called; asked several
     times, the first time is answered by the first answer, the second by the second. Not the address and not the key:
     what was recorded on one server is replayed without any. Failures are recorded and replayed too, and streams piece
-    by piece; a replayed answer has a latency of 0 and no `raw`. Actions are not recorded: they are done again.
+    by piece; a replayed answer has a latency of 0 and no ``raw``. Actions are not recorded: they are done again.
 
     An answer is in the file before you see it. Blocks nest; the innermost holds.
 
     Without touching the code, for a whole process: ``CEYLON_NB_REPLAY=answers.jsonl`` in the environment, and
     ``CEYLON_NB_RECORD=missing`` or ``all``. So notebooks become tests: record one, then run nbval with the former.
+
+    Examples
+    --------
+    >>> from ceylon_nb import CeylonError, LlmAgent, replay
+    >>> agent = LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.")
+    >>> with replay("answers.jsonl", record="missing") as recording:
+    ...     frame = await agent.map(["Works like a charm.", "Awful smell."])
+    >>> recording.recorded, recording.replayed
+    (2, 0)
+    >>> with replay("answers.jsonl") as recording:
+    ...     await agent.send_message("Awful smell.")
+    'negative'
+    >>> with replay("answers.jsonl"):
+    ...     try:
+    ...         reply = await agent.send_message("Awful taste.")
+    ...     except CeylonError as error:
+    ...         print(type(error).__name__)
+    NotRecorded
     """
     return Recording(path, record, 'replay(…, record="missing")')
 

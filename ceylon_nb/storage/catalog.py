@@ -55,12 +55,33 @@ COLUMNS = {
 
 
 class Store:
-    """A file of answers. Nothing is made or changed by looking into it.
+    """A file of answers; made by `store`. Nothing is made or changed by looking into it.
 
-    Parameters
+    Attributes
     ----------
     path : Path
         The file.
+
+    Notes
+    -----
+    It is an SQLite database in WAL mode (https://www.sqlite.org/wal.html), on network drives with a rollback journal.
+    Prompts and answers are in it as plain text; keys, headers and the server's own JSON are not.
+
+    Examples
+    --------
+    >>> import ceylon_nb
+    >>> from ceylon_nb import LlmAgent
+    >>> agent = LlmAgent("clerk", "demo::tutor", system_prompt="Classify the review.")
+    >>> frame = await agent.map(["Works like a charm.", "Awful smell."], store="reviews.sqlite", name="reviews")
+    >>> store = ceylon_nb.store("reviews.sqlite")
+    >>> store.batches()[["name", "model", "done", "failed"]].to_dict("index")
+    {1: {'name': 'reviews', 'model': 'demo::tutor', 'done': 2, 'failed': 0}}
+    >>> store.frame("reviews")[["prompt", "reply"]].to_dict("records")
+    [{'prompt': 'Works like a charm.', 'reply': 'positive'}, {'prompt': 'Awful smell.', 'reply': 'negative'}]
+    >>> store.export("reviews.jsonl")
+    2
+    >>> store.prune(older_than="30 days")
+    0
     """
 
     def __init__(self, path: Path) -> None:
@@ -227,10 +248,27 @@ def _exported(row: tuple[Any, ...]) -> tuple[Any, ...]:
 def store(path: place.StoreLike = "auto") -> Store:
     """The store of answers: the one beside the notebook, or another file.
 
+    Parameters
+    ----------
+    path : "auto" or path
+        ``"auto"`` is ``.ceylon_nb/answers.sqlite`` in the folder in which this Python was when it first imported the
+        library, the notebook's, or what CEYLON_NB_STORE says.
+
+    Returns
+    -------
+    Store
+        The file need not be there; it is then as one that holds nothing.
+
     Raises
     ------
     ConfigurationError
-        CEYLON_NB_STORE is ``off``, and no path is given.
+        CEYLON_NB_STORE is ``off``, and no path is given; or `path` is no path.
+
+    Examples
+    --------
+    >>> import ceylon_nb
+    >>> ceylon_nb.store("nothing-yet.sqlite").batches().empty
+    True
     """
     found = place.locate(path)
     if found is None:
@@ -239,5 +277,24 @@ def store(path: place.StoreLike = "auto") -> Store:
 
 
 def batches() -> pd.DataFrame:
-    """What the store beside the notebook holds; see `Store.batches`."""
+    """What the store beside the notebook holds: ``store().batches()``.
+
+    Returns
+    -------
+    DataFrame
+        As of `Store.batches`.
+
+    Raises
+    ------
+    ConfigurationError
+        CEYLON_NB_STORE is ``off``.
+    StoreError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> import ceylon_nb
+    >>> list(ceylon_nb.batches().columns)
+    ['name', 'when', 'model', 'done', 'failed', 'left', 'from_store', 'tokens']
+    """
     return store().batches()

@@ -1,15 +1,20 @@
 """A model server on loopback, with faults to order, for your tests and ours.
 
-``ModelServer`` speaks Ollama's and OpenAI's wire formats, counts what it sees, and misbehaves exactly when told::
+`ModelServer` speaks Ollama's and OpenAI's wire formats, counts what it sees, and misbehaves exactly when told, by
+`ceylon_nb.testing.faults`:
 
-    from ceylon_nb.testing import ModelServer, faults
+>>> from ceylon_nb import LlmAgent
+>>> from ceylon_nb.testing import ModelServer, faults
+>>> with ModelServer(reply="Paris.", latency=0.05) as server:
+...     server.next(faults.rate_limited(retry_after=0.1), None)
+...     agent = LlmAgent("pupil", "ollama::llama3.2", base_url=server.url)
+...     reply = await agent.send_message("What is the capital of France?")
+>>> reply, reply.attempts
+('Paris.', 2)
+>>> server.received, server.served, server.peak
+(2, 1, 1)
 
-    with ModelServer(reply="Paris.", latency=0.05) as server:
-        server.next(faults.rate_limited(retry_after=1), None)
-        ...
-        assert server.served == 1 and server.peak == 1
-
-The pytest plugin (``ceylon_nb.testing.plugin``) gives every test a fresh one: the fixture ``model_server``. It needs
+The pytest plugin (`ceylon_nb.testing.plugin`) gives every test a fresh one: the fixture ``model_server``. It needs
 aiohttp, which is imported when the first of these names is used.
 """
 

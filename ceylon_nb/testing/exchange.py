@@ -21,9 +21,11 @@ class Exchange:
     Attributes
     ----------
     http : aiohttp.web.BaseRequest
+        The request, as aiohttp has it.
     wire : Wire
-        The format in which the client speaks.
+        The format in which the client speaks: what writes answers, frames and errors as bytes.
     request : Request
+        The request, as the server saw it.
     compose : callable
         Returns the `Answer` that the server would give; call it once.
     token_interval : float
@@ -43,7 +45,13 @@ class Exchange:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     async def answer(self) -> web.StreamResponse:
-        """Answer as asked, completely."""
+        """Answer as asked, completely.
+
+        Returns
+        -------
+        aiohttp.web.StreamResponse
+            What `Fault.play` returns.
+        """
         answer = self.compose()
         if not self.request.stream:
             return await self.send(self.wire.whole(answer))
@@ -59,7 +67,24 @@ class Exchange:
         content_type: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> web.StreamResponse:
-        """Send one whole body."""
+        """Send one whole body.
+
+        Parameters
+        ----------
+        body : bytes
+            As it is.
+        status : int
+            The HTTP status.
+        content_type : str, optional
+            JSON, unless told.
+        headers : mapping, optional
+            Sent besides those of the server.
+
+        Returns
+        -------
+        aiohttp.web.StreamResponse
+            What `Fault.play` returns.
+        """
         heads = self._headers(content_type or self.wire.plain_type) | dict(headers or {})
         if len(body) > _LARGE:
             response = await self._open(heads | {"Content-Length": str(len(body))}, status)
@@ -70,28 +95,72 @@ class Exchange:
         return await self.finish(small)
 
     async def open_stream(self) -> web.StreamResponse:
-        """Send the headers of a stream."""
+        """Send the headers of a stream.
+
+        Returns
+        -------
+        aiohttp.web.StreamResponse
+            For `write` and `finish`.
+        """
         return await self._open(self._headers(self.wire.stream_type))
 
     async def open_plain(self, length: int) -> web.StreamResponse:
-        """Send the headers of a plain answer that is to have `length` bytes."""
+        """Send the headers of a plain answer.
+
+        Parameters
+        ----------
+        length : int
+            Bytes that are to follow.
+
+        Returns
+        -------
+        aiohttp.web.StreamResponse
+            For `write` and `finish`.
+        """
         return await self._open(self._headers(self.wire.plain_type) | {"Content-Length": str(length)})
 
     async def write(self, response: web.StreamResponse, frames: Iterable[bytes]) -> None:
-        """Write frames, each as one chunk, `token_interval` seconds apart."""
+        """Write frames, each as one chunk, `token_interval` seconds apart.
+
+        Parameters
+        ----------
+        response : aiohttp.web.StreamResponse
+            That was opened.
+        frames : iterable of bytes
+            A frame is one line of NDJSON or one server-sent event, its end included.
+        """
         for i, frame in enumerate(frames):
             if i and self.token_interval:
                 await asyncio.sleep(self.token_interval)
             await response.write(frame)
 
     async def finish(self, response: web.StreamResponse, last: bytes = b"") -> web.StreamResponse:
-        """Write the last bytes, and the end."""
+        """Write the last bytes, and the end.
+
+        Parameters
+        ----------
+        response : aiohttp.web.StreamResponse
+            That was opened.
+        last : bytes
+            May be empty.
+
+        Returns
+        -------
+        aiohttp.web.StreamResponse
+            What `Fault.play` returns.
+        """
         self.settle()
         await response.write_eof(last)
         return response
 
     def write_raw(self, data: bytes) -> None:
-        """Write bytes past all that knows of HTTP."""
+        """Write bytes past all that knows of HTTP.
+
+        Parameters
+        ----------
+        data : bytes
+            As they are.
+        """
         if self.http.transport is not None:
             self.http.transport.write(data)
 

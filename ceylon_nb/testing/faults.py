@@ -24,12 +24,28 @@ class Fault:
     Attributes
     ----------
     name : str
+        What its repr shows.
     play : callable
-        ``async def play(exchange) -> StreamResponse``, by `Exchange.send`, or `open_stream`, `write` and `finish`.
+        ``async def play(exchange) -> StreamResponse``, by `Exchange.send`, or `Exchange.open_stream`, `Exchange.write`
+        and `Exchange.finish`.
     at_once : bool
         Played without latency and without a place.
     harmless : bool
         The answer arrives complete and correct all the same: counted as served.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> from ceylon_nb.testing import Fault, ModelServer
+    >>> async def play(exchange):
+    ...     return await exchange.send(b'{"error": "out to lunch"}', status=503)
+    >>> with ModelServer() as server:
+    ...     server.next(Fault("lunch", play))
+    ...     agent = LlmAgent("pupil", "ollama::mock", base_url=server.url, attempts=1)
+    ...     run = agent.map(["Hello"])
+    ...     frame = await run
+    >>> frame["error"].tolist()[0].split(" (")[0]
+    'ServerError: 503, "out to lunch"'
     """
 
     name: str
@@ -39,7 +55,22 @@ class Fault:
 
 
 def status(code: int, body: bytes | str | None = None, headers: Mapping[str, str] | None = None) -> Fault:
-    """An error status; without a body, the one that the real server sends with it."""
+    """An error status.
+
+    Parameters
+    ----------
+    code : int
+        The HTTP status.
+    body : bytes or str, optional
+        Without it the one that the real server sends with this status.
+    headers : mapping, optional
+        Sent besides the usual ones.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
     content = body.encode() if isinstance(body, str) else body
 
     async def play(exchange: Exchange) -> web.StreamResponse:
@@ -50,7 +81,18 @@ def status(code: int, body: bytes | str | None = None, headers: Mapping[str, str
 
 
 def rate_limited(retry_after: float | str | None = 1) -> Fault:
-    """429. `retry_after`: seconds, any text (an HTTP date, nonsense), or None for no such header."""
+    """429, too many requests.
+
+    Parameters
+    ----------
+    retry_after : float, str or None
+        Seconds; any text (an HTTP date, nonsense); or None for no such header.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
     value = retry_after if isinstance(retry_after, str) or retry_after is None else f"{retry_after:g}"
     refusal = status(429, headers=None if value is None else {"Retry-After": value})
     return Fault(f"rate_limited({retry_after!r})", refusal.play)
@@ -62,7 +104,24 @@ def body(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Fault:
-    """Any body at all, in place of the answer."""
+    """Any body at all, in place of the answer.
+
+    Parameters
+    ----------
+    content : bytes
+        As it is.
+    content_type : str
+        What the header says of it.
+    status : int
+        The HTTP status.
+    headers : mapping, optional
+        Sent besides the usual ones.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
 
     async def play(exchange: Exchange) -> web.StreamResponse:
         return await exchange.send(content, status=status, content_type=content_type, headers=headers)
@@ -71,7 +130,20 @@ def body(
 
 
 def redirect(url: str, status: int = 307) -> Fault:
-    """A redirect to `url`."""
+    """A redirect.
+
+    Parameters
+    ----------
+    url : str
+        Where to.
+    status : int
+        The HTTP status, 3xx.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
     answer = body(b"", "text/html", status, {"Location": url})
     return Fault(f"redirect({url!r})", answer.play)
 
@@ -99,7 +171,18 @@ def bad_status_line() -> Fault:
 
 
 def gzip_bomb(size: int) -> Fault:
-    """A small gzip-encoded body that decodes to `size` bytes of white space. Made here, about 2 s a GB."""
+    """A small gzip-encoded body that decodes to white space. Made here, about 2 s a GB.
+
+    Parameters
+    ----------
+    size : int
+        Bytes, decoded.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
     content = _spaces_gzipped(size)
     bomb = body(content, headers={"Content-Encoding": "gzip"})
     return Fault(f"gzip_bomb({size})", bomb.play)
@@ -113,6 +196,11 @@ def hang(after: int | None = None) -> Fault:
     after : int, optional
         Fall silent in the middle instead: after the headers and so many tokens of a stream; a plain answer's headers
         and first half.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
     """
 
     async def play(exchange: Exchange) -> web.StreamResponse:
@@ -125,7 +213,18 @@ def hang(after: int | None = None) -> Fault:
 
 
 def cut(after: int = 1) -> Fault:
-    """The connection closes before the end: a stream after `after` tokens, a plain answer half-way through."""
+    """The connection closes before the end.
+
+    Parameters
+    ----------
+    after : int
+        Tokens of a stream that are sent before; a plain answer is cut half-way through.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
 
     async def play(exchange: Exchange) -> web.StreamResponse:
         response = await _begin(exchange, after)
@@ -152,7 +251,20 @@ def malformed() -> Fault:
 
 
 def error_in_stream(message: str = "an error was encountered while running the model", after: int = 1) -> Fault:
-    """An ``{"error": …}`` after `after` tokens of a stream, then its end; a plain answer is that error, with a 200."""
+    """An ``{"error": …}`` in the midst of a stream, then its end; a plain answer is that error, with a 200.
+
+    Parameters
+    ----------
+    message : str
+        What it says.
+    after : int
+        Tokens that are sent before.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
 
     async def play(exchange: Exchange) -> web.StreamResponse:
         wire = exchange.wire
@@ -166,7 +278,18 @@ def error_in_stream(message: str = "an error was encountered while running the m
 
 
 def half_character(*, cut: bool = False) -> Fault:
-    """An answer whose last chunk ends within a UTF-8 character; then its end, or with `cut` the connection's."""
+    """An answer whose last chunk ends within a UTF-8 character.
+
+    Parameters
+    ----------
+    cut : bool
+        Then close the connection, instead of ending the answer.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
 
     async def play(exchange: Exchange) -> web.StreamResponse:
         wire, answer = exchange.wire, exchange.compose()
@@ -207,6 +330,11 @@ def drip(interval: float = 0.0, *, forever: bool = False) -> Fault:
         Seconds between two bytes.
     forever : bool
         Drip white space in place of the answer, without end.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
     """
 
     async def play(exchange: Exchange) -> web.StreamResponse:
@@ -226,7 +354,20 @@ def drip(interval: float = 0.0, *, forever: bool = False) -> Fault:
 
 
 def slow(seconds: float, then: Fault | None = None) -> Fault:
-    """So many seconds later than usual; then the answer, or another fault."""
+    """Later than usual; then the answer, or another fault.
+
+    Parameters
+    ----------
+    seconds : float
+        Seconds, besides the server's latency.
+    then : Fault, optional
+        In place of the answer.
+
+    Returns
+    -------
+    Fault
+        For `ModelServer.next`, `ModelServer.faults` or `ModelServer.plan`.
+    """
 
     async def play(exchange: Exchange) -> web.StreamResponse:
         await asyncio.sleep(seconds)

@@ -2,17 +2,25 @@
 
 ::
 
+    import pytest
+    from ceylon_nb import LlmAgent
+
     def test_it(model_server):
         agent = LlmAgent("a", "ollama::llama3.2", base_url=model_server.url)
+        assert agent.send_message_sync("Hello").model == "llama3.2"
+        assert model_server.served == 1
 
     @pytest.mark.model_server(reply="Paris.", parallel=2)
-    def test_queue(model_server): ...
+    def test_queue(model_server):
+        agent = LlmAgent("a", "ollama::llama3.2", base_url=model_server.url)
+        assert set(agent.map(range(9), "{}", view=None).result(60)["reply"]) == {"Paris."}
 
     def test_review(replay):  # from recordings/test_reviews/test_review.jsonl, beside the test's file
         assert LlmAgent("a", "ollama::llama3.2").send_message_sync("Is this positive? Great.") == "Yes."
 
     @pytest.mark.replay("reviews.jsonl")  # from this file, beside the test's
-    def test_another(replay): ...
+    def test_another(replay):
+        assert LlmAgent("a", "ollama::llama3.2").send_message_sync("Is this English?") == "Yes."
 
 ``pytest --ceylon-record`` asks the models what is not recorded yet, and records it; ``--ceylon-record=all`` asks them
 everything anew. Without either nothing is sent. Notebooks under nbval replay what ``CEYLON_NB_REPLAY=answers.jsonl``
@@ -106,7 +114,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def model_server(request: pytest.FixtureRequest) -> "Iterator[ModelServer]":
-    """A running `ModelServer`, made with the options of the test's mark ``model_server``; stopped after the test."""
+    """A running `ModelServer`, made with the options of the test's mark ``model_server``; stopped after the test.
+
+    Yields
+    ------
+    ModelServer
+        Nobody else's.
+    """
     from .server import ModelServer
 
     mark = request.node.get_closest_marker("model_server")
@@ -124,6 +138,11 @@ def replay(request: pytest.FixtureRequest) -> "Iterator[Recording]":
 
     It lies at ``recordings/<module>/<test>.jsonl`` beside the test's file, or where the test's mark ``replay`` says. By
     ``--ceylon-record`` it is recorded.
+
+    Yields
+    ------
+    Recording
+        With the counts of what was replayed and recorded.
     """
     from ..recording import Recording
 

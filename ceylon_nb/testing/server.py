@@ -61,8 +61,10 @@ class ModelServer(Witness):
     headers : mapping or callable, optional
         Sent with each answer to a chat request, errors included: ``{"x-ratelimit-remaining-requests": "0", …}``; or
         ``f(request) -> mapping``, called when the request has come, after `plan`.
-    host, port
-        Loopback only; port 0 means any free one.
+    host : str
+        Loopback only: ``"127.0.0.1"``, ``"::1"``, ``"localhost"``.
+    port : int
+        0 means any free one; `url` has it.
     ssl_context : ssl.SSLContext, optional
         Speak TLS.
     keep : int
@@ -74,7 +76,6 @@ class ModelServer(Witness):
         Each chat request takes the first one, in order of arrival; None is an ordinary answer.
     plan : callable, optional
         ``f(request) -> Fault | None``, asked when `faults` is empty.
-    url, ollama_url, openai_url : str
 
     Raises
     ------
@@ -82,6 +83,25 @@ class ModelServer(Witness):
         For a host that is not loopback.
     OSError
         On entry, for a port that is taken.
+
+    Notes
+    -----
+    Sources of the wire formats: https://github.com/ollama/ollama/blob/main/docs/api.md and
+    https://platform.openai.com/docs/api-reference/chat.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> from ceylon_nb.testing import ModelServer
+    >>> with ModelServer(reply=lambda messages: messages[-1]["content"].upper(), parallel=2) as server:
+    ...     agent = LlmAgent("loud", "openai::mock", base_url=server.openai_url)
+    ...     frame = await agent.map(["one", "two", "three"])
+    >>> frame["reply"].tolist()
+    ['ONE', 'TWO', 'THREE']
+    >>> server.received, server.served, server.peak <= 3
+    (3, 3, True)
+    >>> sorted(request.prompt for request in server.requests)
+    ['one', 'three', 'two']
     """
 
     def __init__(
@@ -137,11 +157,30 @@ class ModelServer(Witness):
         return f"{self.url}/v1"
 
     def next(self, *faults: Fault | None) -> None:
-        """Order faults for the next chat requests, one each; None is an ordinary answer."""
+        """Order faults for the next chat requests, one each.
+
+        Parameters
+        ----------
+        *faults : Fault or None
+            In order of arrival; None is an ordinary answer.
+        """
         self.faults.extend(faults)
 
     def start(self) -> Self:
-        """Listen; when it returns, clients can connect."""
+        """Listen; when it returns, clients can connect.
+
+        Returns
+        -------
+        ModelServer
+            The server itself.
+
+        Raises
+        ------
+        RuntimeError
+            It is running.
+        OSError
+            The port is taken.
+        """
         if self._listener is not None:
             raise RuntimeError("this server is running; for a second one make another ModelServer()")
         if self.reply is None:

@@ -40,6 +40,7 @@ class Request:
     system : str or None
         The text of the first system message.
     messages : list of dict
+        All messages, as they came.
     results : list of str
         What the last messages say of actions that were called: the second and further requests of one tool loop.
     tools : list of dict
@@ -55,7 +56,7 @@ class Request:
     at : float
         When its headers were read, in seconds of ``time.monotonic()``.
     ended : float or None
-        When it was counted as ended.
+        When it was counted as ended, likewise in seconds; None before that.
     outcome : str
         "active", then one of "served", "refused" (400, 401, 404), "faulted", "aborted" (the client left), "stopped".
     """
@@ -76,7 +77,15 @@ class Request:
     ended: float | None = field(default=None, repr=False)
 
     def understand(self, body: dict[str, Any], *, stream: bool) -> None:
-        """Fill in what the body says."""
+        """Fill in what the body says; the server does.
+
+        Parameters
+        ----------
+        body : dict
+            The JSON.
+        stream : bool
+            Whether it asks for a stream.
+        """
         self.body, self.stream = body, stream
         self.messages, self.tools = _objects(body.get("messages")), _objects(body.get("tools"))
         last = itertools.takewhile(lambda part: part.get("role") == "tool", reversed(self.messages))
@@ -202,7 +211,7 @@ class Witness:
             self._unwatch(watch)
 
     async def until(self, predicate: Callable[[Self], object], timeout: float = 5.0) -> None:
-        """Wait until ``predicate(self)`` is true, without blocking the loop; otherwise as `wait_for`."""
+        """As `wait_for`, and awaited: without blocking the loop."""
         watch = self._watch(predicate)
         try:
             async with asyncio.timeout(timeout):

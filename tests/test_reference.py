@@ -1,0 +1,456 @@
+"""The reference: what is public is documented, completely and in step with the code; its pages build, and are whole.
+
+What a docstring owes: a summary; each parameter with its type and its meaning, and none that is not there; what comes
+back, where parameters go in; each error that the function itself raises; each attribute of a class of values; the unit
+of what is measured; and names that exist. One that says "As `this`" owes nothing else, and takes what `this` takes.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from numpydoc.docscrape import NumpyDocString, get_doc_object
+from numpydoc.validate import validate
+
+from ceylon_nb import errors
+from ceylon_nb.agents.caller import Options
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "docs" / "reference.py"
+
+FORM = set(
+    """
+    GL03 GL05 GL06 GL07 GL08 GL10 SS01 SS02 SS03 SS04 SS06 PR04 PR05 PR06 PR07 PR08 PR09 PR10 RT02 RT03 RT04 RT05
+    """.split()
+)
+"""Of numpydoc's checks those of form. What has to be there is checked here, against the code."""
+
+UNITS = {
+    "timeout deadline latency elapsed waited token_interval interval remaining action_timeout": "second",
+    "at ended older_than retry_after seconds": "second",
+    "max_per_minute": "requests a minute|calls a minute",
+    "max_tokens_per_minute": "tokens a minute",
+    "max_tokens tokens input_tokens output_tokens": "tokens",
+    "size": "bytes",
+    "length": "characters|bytes",
+}
+"""What is to be said of parameters, attributes and properties of these names."""
+
+HANDED_OUT = set(
+    """
+    ceylon_nb.Batch ceylon_nb.Conversation ceylon_nb.Store ceylon_nb.recording.Recording ceylon_nb.frames.Row
+    ceylon_nb.agents.Action ceylon_nb.agents.Context ceylon_nb.agents.Passage ceylon_nb.agents.Stream
+    """.split()
+)
+"""Classes whose objects the library makes: their constructors are nobody else's business."""
+
+
+def script() -> Any:
+    """The module docs/reference.py."""
+    spec = importlib.util.spec_from_file_location("reference", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PAGES: dict[str, list[str]] = script().PAGES
+PUBLIC: dict[str, Any] = script().public()
+
+
+def ours(each: type) -> list[type]:
+    """The class and its bases, as far as they are this package's."""
+    return [base for base in each.__mro__ if base.__module__.startswith("ceylon_nb.")]
+
+
+def with_members(public: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Public objects, and the public methods and properties of their classes."""
+    for name, each in public.items():
+        yield name, each
+        for attribute in (
+            dict.fromkeys(key for base in ours(each) for key in vars(base)) if inspect.isclass(each) else ()
+        ):
+            value = getattr(each, attribute)
+            if not attribute.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
+                yield f"{name}.{attribute}", value
+
+
+MEMBERS = dict(with_members(PUBLIC))
+
+Section = dict[str, tuple[str, str]]
+
+
+@functools.cache
+def about(each: Any) -> NumpyDocString:
+    return NumpyDocString(inspect.getdoc(each) or "")
+
+
+def described(each: Any, *sections: str) -> Section:
+    """The type and the text of each name in these sections."""
+    return {
+        name: (entry.type, " ".join(entry.desc))
+        for section in sections
+        for entry in about(each)[section]
+        for name in entry.name.split(", ")
+    }
+
+
+def attributes_of(each: type) -> Section:
+    """What is described as an attribute, or as a parameter that becomes one; by private bases, too."""
+    found: Section = {}
+    for base in ours(each):
+        if base is each or base not in PUBLIC.values():
+            kept = set(given(base))
+            found |= {name: said for name, said in described(base, "Parameters").items() if name in kept}
+            found |= described(base, "Attributes")
+    return found
+
+
+def twin(name: str, each: Any) -> Any:
+    """That as which it says it is; None if it does not."""
+    said = re.match(r"As `([\w.]+)`", inspect.getdoc(each) or "")
+    if said is None:
+        return None
+    near = f"{name.rpartition('.')[0]}.{said[1]}"
+    return MEMBERS.get(near) or next(MEMBERS[key] for key in MEMBERS if key.endswith(f".{said[1]}"))
+
+
+def takes(each: Any) -> list[inspect.Parameter]:
+    """Its parameters, without ``self``, and without what pytest gives to a fixture."""
+    calls = callable(each) and not getattr(each, "_is_protocol", False)
+    if not calls or (inspect.isclass(each) and issubclass(each, BaseException)):
+        return []
+    taken = inspect.signature(each).parameters.values()
+    return [one for one in taken if one.name != "self" and one.annotation is not pytest.FixtureRequest]
+
+
+# -- what is complained of ---------------------------------------------------------------------------------------------
+
+
+def form(name: str, each: Any) -> Iterator[str]:
+    yield from (f"{code}: {text}" for code, text in validate(get_doc_object(each))["errors"] if code in FORM)
+
+
+def parameters(name: str, each: Any) -> Iterator[str]:
+    same, taken, told = twin(name, each), takes(each), list(described(each, "Parameters"))
+    if same is not None:
+        if takes(same) != taken:
+            yield f"takes {taken}, and not {takes(same)}"
+        return
+    if inspect.isclass(each) and not told:
+        fields = {field.name for field in dataclasses.fields(each)} if dataclasses.is_dataclass(each) else set()
+        if fields - set(attributes_of(each)) or (taken and not fields and name not in HANDED_OUT):
+            yield f"says nothing of {taken}"
+        return
+    wanted: list[str] = []
+    for one in taken:
+        if one.kind is one.VAR_KEYWORD and f"**{one.name}" not in told and str(one.annotation) == "Unpack[Options]":
+            wanted += Options.__annotations__
+        else:
+            wanted.append({one.VAR_KEYWORD: "**", one.VAR_POSITIONAL: "*"}.get(one.kind, "") + one.name)
+    if told != wanted:
+        yield f"takes {', '.join(wanted) or 'nothing'}; describes {', '.join(told) or 'nothing'}"
+
+
+def returns(name: str, each: Any) -> Iterator[str]:
+    if not inspect.isfunction(each) or twin(name, each) is not None:
+        return
+    told = about(each)["Returns"] or about(each)["Yields"]
+    nothing = inspect.signature(each).return_annotation in (None, "None")
+    if nothing and told:
+        yield "returns nothing, and describes it"
+    if takes(each) and not nothing and not told:
+        yield "does not say what it returns"
+
+
+def raised(each: Any) -> Iterator[type[BaseException]]:
+    """What stands in its own code behind ``raise``, and what `check_options` raises."""
+    codes = [each]
+    if isinstance(each, property) or inspect.isclass(each):
+        codes = [each.fget, each.fset] if isinstance(each, property) else [vars(each).get("__init__")]
+    for code in codes:
+        if (
+            not inspect.isfunction(code)
+            or not code.__module__.startswith("ceylon_nb.")
+            or dataclasses.is_dataclass(each)
+        ):
+            continue
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(code)))):
+            call = node.exc if isinstance(node, ast.Raise) else node
+            if isinstance(call, ast.Call):
+                called = getattr(call.func, "attr", getattr(call.func, "id", ""))
+                kind = getattr(errors, called, None) or getattr(builtins, called, None)
+                if isinstance(node, ast.Raise) and kind not in (None, AssertionError):
+                    yield kind
+                elif called == "check_options":
+                    yield errors.ConfigurationError
+
+
+def errors_told(name: str, each: Any) -> Iterator[str]:
+    if twin(name, each) is not None:
+        return
+    told = [kind for entry in about(each)["Raises"] for kind in (entry.type or entry.name).split(", ")]
+    kinds = [getattr(errors, kind, None) or getattr(builtins, kind, None) for kind in told]
+    yield from (f"there is no error {kind}" for kind, found in zip(told, kinds, strict=True) if found is None)
+    for error in raised(each):
+        if not any(found is not None and issubclass(error, found) for found in kinds):
+            yield f"raises {error.__name__}"
+
+
+def attributes(name: str, each: Any) -> Iterator[str]:
+    if not inspect.isclass(each):
+        return
+    told = attributes_of(each)
+    yield from (f"{attribute} means nothing" for attribute, (_, text) in told.items() if not text)
+    there = set(given(each)) - {one for base in ours(each)[1:] if base in PUBLIC.values() for one in given(base)}
+    for attribute in sorted(there - set(told)):
+        if not isinstance(getattr(each, attribute, None), property):
+            yield f"does not describe {attribute}"
+
+
+def given(each: type) -> Iterator[str]:
+    """The public attributes that its fields, its slots and its constructor give it."""
+    found: list[str] = [field.name for field in dataclasses.fields(each)] if dataclasses.is_dataclass(each) else []
+    for base in ours(each):
+        found += vars(base).get("__slots__", ())
+        if inspect.isfunction(code := vars(base).get("__init__")) and not dataclasses.is_dataclass(base):
+            found += re.findall(r"\bself\.(\w+)(?:: [^=\n]+)? = ", inspect.getsource(code))
+    return (attribute for attribute in found if not attribute.startswith("_"))
+
+
+def units(name: str, each: Any) -> Iterator[str]:
+    told = described(each, "Parameters", "Attributes")
+    said, kinds = {one: text for one, (_, text) in told.items()}, {one: kind for one, (kind, _) in told.items()}
+    if isinstance(each, property):
+        said[name.rpartition(".")[2]] = inspect.getdoc(each) or ""
+    for names, unit in UNITS.items():
+        for measured in set(names.split()) & set(said):
+            if not re.search(unit, said[measured], re.IGNORECASE) and kinds.get(measured) != "as in `batch`":
+                yield f"{measured}, in what unit? {said[measured]}"
+
+
+def references(name: str, each: Any) -> Iterator[str]:
+    """A name between single backticks is a parameter, an attribute, or public; code is between double ones."""
+    near = {*described(each, "Parameters", "Attributes"), *(one.name for one in takes(each))}
+    starts = (name, name.rpartition(".")[0], *PAGES)
+    for found in re.findall(r"`([^`]+)`", re.sub(r"``.*?``|>>> .*", "", inspect.getdoc(each) or "", flags=re.DOTALL)):
+        there = [found, *(f"{start}.{found}" for start in starts)]
+        if found not in near and found not in PAGES and ANCHORS.isdisjoint(there):
+            yield f"there is no `{found}`"
+
+
+def anchors() -> Iterator[str]:
+    """What there is a place for in the reference."""
+    yield from MEMBERS
+    for name, each in PUBLIC.items():
+        for base in ours(each) if inspect.isclass(each) else []:
+            if base is each or base not in PUBLIC.values():
+                fields = described(base, "Parameters") if dataclasses.is_dataclass(base) else {}
+                yield from (f"{name}.{attribute}" for attribute in {**fields, **described(base, "Attributes")})
+
+
+ANCHORS = set(anchors())
+
+CHECKS: list[Callable[[str, Any], Iterable[str]]] = [
+    form, parameters, returns, errors_told, attributes, units, references
+]  # fmt: skip
+
+
+def complaints(check: Callable[[str, Any], Iterable[str]], of: dict[str, Any]) -> list[str]:
+    return [f"{name}: {said}" for name, each in of.items() for said in check(name, each)]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_docstring_is_complete_and_true(check: Callable[[str, Any], Iterable[str]]) -> None:
+    wrong = complaints(check, MEMBERS)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_the_pages_say_of_others_is_there() -> None:
+    wrong = complaints(references, {page: importlib.import_module(page) for page in PAGES})
+    assert not wrong, "\n".join(wrong)
+
+
+MAIN = [f"ceylon_nb.{name}" for name in PAGES["ceylon_nb"]] + ["ceylon_nb.testing.ModelServer"]
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_the_main_names_have_an_example(name: str) -> None:
+    assert ">>> " in (inspect.getdoc(PUBLIC[name]) or "")
+
+
+# -- that they complain ------------------------------------------------------------------------------------------------
+
+
+class Planted:
+    """Something whose docstrings are wrong, each in one way."""
+
+    def __init__(self) -> None:
+        self.untold = 1
+
+    def form(self, number: int) -> None:
+        """do something.
+
+        Parameters
+        ----------
+        number
+            A number
+        """
+
+    def parameters(self, number: int, other: int = 0) -> None:
+        """Do something.
+
+        Parameters
+        ----------
+        other : int
+            A number.
+        number : int
+            Another.
+        """
+
+    def returns(self, number: int) -> int:
+        """Do something.
+
+        Parameters
+        ----------
+        number : int
+            A number.
+        """
+        return number
+
+    def errors_told(self) -> None:
+        """Do something.
+
+        Raises
+        ------
+        NoSuchError
+            There is none.
+        """
+        raise errors.MeshError("It is not told of.")
+
+    @property
+    def units(self) -> None:
+        """How long it took."""
+
+    latency = units
+
+    def references(self) -> None:
+        """Do as `Batch.lost` does, or `Batch.frame`."""
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (form, ["SS02", "PR04", "PR09"]),
+        (parameters, ["takes number, other; describes other, number"]),
+        (returns, ["does not say what it returns"]),
+        (errors_told, ["there is no error NoSuchError", "raises MeshError"]),
+        (attributes, ["does not describe untold"]),
+        (units, ["latency, in what unit?"]),
+        (references, ["there is no `Batch.lost`"]),
+    ],
+)
+def test_a_wrong_docstring_is_complained_of(
+    check: Callable[[str, Any], Iterable[str]], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in [Planted, *vars(Planted).values()]:
+        if inspect.isfunction(each) or inspect.isclass(each):
+            monkeypatch.setattr(each, "__module__", "ceylon_nb.planted")
+    planted = {
+        "ceylon_nb.Planted": Planted,
+        **{f"ceylon_nb.Planted.{name}": each for name, each in vars(Planted).items() if not name.startswith("_")},
+    }
+    found = complaints(check, planted)
+    assert len(found) == len(said), found
+    assert all(one in line for one, line in zip(said, found, strict=True)), found
+
+
+# -- the pages ---------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What a page has places for, and where it points to."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+        self.links: set[str] = set()
+        self.loaded: set[str] = set()
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        told = {name: value or "" for name, value in attrs}
+        if "id" in told:
+            self.places.add(told["id"])
+        if tag == "a" and "href" in told:
+            self.links.add(told["href"])
+        for name in ("src", "srcset", "data", "action", "poster") + (() if tag == "a" else ("href",)):
+            if name in told:
+                self.loaded.add(told[name])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference, built as a user would build it; a warning is an error, and nothing is printed."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", SCRIPT, folder], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder
+
+
+def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
+    for page in PAGES:
+        places = Page(site / f"{page.replace('.', '/')}.html").places
+        wanted = {
+            name.removeprefix(f"{page}.")
+            for name in ANCHORS
+            if name.startswith(tuple(f"{page}.{each}" for each in PAGES[page]))
+        }
+        assert wanted <= places, wanted - places
+
+
+def test_a_name_stands_on_one_page() -> None:
+    assert len(set(map(id, PUBLIC.values()))) == len(PUBLIC)
+
+
+def test_every_link_in_the_reference_leads_somewhere(site: Path) -> None:
+    pages = {file: Page(file) for file in site.rglob("*.html")}
+    assert len(pages) == len(PAGES) + 1
+    for file, page in pages.items():
+        for link in page.links:
+            if not link.startswith("https://"):
+                path, _, place = unquote(link).partition("#")
+                target = (file.parent / path).resolve() if path else file
+                assert target in pages, f"{file.name}: {link}"
+                assert not place or place in pages[target].places, f"{file.name}: {link}"
+
+
+def test_the_reference_tells_nothing_of_this_machine_and_loads_nothing_from_others(site: Path) -> None:
+    for file in site.rglob("*.*"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"\bat 0x[0-9a-f]+|<[\w.]+ object", text), file
+        assert str(ROOT) not in text, file
+        assert str(Path.home()) + "/" not in text, file
+        assert sys.prefix not in text, file
+        if file.suffix == ".html":
+            assert all(one.startswith("data:") or "://" not in one for one in Page(file).loaded), file
+            assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", text), file
