@@ -68,11 +68,11 @@ class Template:
             return
         for name in names:
             if name == "" and items.columns is not None:
-                raise TemplateError(f"{{}} stands for a whole row: name a column. There are {listed(known)}.")
+                raise TemplateError(f"{{}} stands for a whole row: name a column. {_there(known)}.")
             if name in items.doubled:
                 raise TemplateError(f"Several columns are called {name!r}: rename them, so that one can be named.")
             if name and name not in known:
-                raise TemplateError(f"There is no column {name!r}. There are {listed(known)}. " + _braces(template))
+                raise TemplateError(f"There is no column {name!r}. {_there(known)}. " + _braces(template))
 
     def __call__(self, item: Any) -> Prompt:
         """The prompt for one item.
@@ -148,6 +148,10 @@ def _parsed(template: str) -> Iterator[tuple[str, str | None, str, str | None]]:
         raise
     except ValueError as error:
         raise TemplateError(f"The template cannot be read: {error}. " + _braces(template)) from error
+
+
+def _there(columns: Collection[str]) -> str:
+    return f"There {'is only' if len(columns) == 1 else 'are'} {listed(columns)}"
 
 
 def _braces(template: str) -> str:

@@ -123,7 +123,7 @@ class Workers:
         if self._ramp is not None:
             return
         for _ in range(min(self._wanted(), RAMP)):
-            task = asyncio.get_running_loop().create_task(self._work())
+            task = asyncio.get_running_loop().create_task(self._work(), name="ceylon_nb worker")
             self._tasks.add(task)
             task.add_done_callback(self._ended)
         if self._wanted():

@@ -76,6 +76,7 @@ def test_an_unknown_column_names_those_there_are():
         "There is no column 'txt'. There are text, n. A field is a column's name, as it is; to send a brace, double "
         "it: {{ or }}."
     )
+    assert "There is only text." in refused(ONE[["text"]], "{txt}")
     wide = pd.DataFrame({f"c{n}": [1] for n in range(30)})
     assert "There are c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11 and 18 more." in refused(wide, "{x}")
 
