@@ -1,17 +1,17 @@
-"""One user of one library, in a process of its own: ``python -m tests.peers.child JOB`` prints what came of it, as JSON.
+"""One user of one library, in a process of its own: ``python -m tests.peers.child JOB`` prints what came of it.
 
 A job names the user, the task (a function below), what the user is given, and what the task is given.
 """
 
 import asyncio
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tests.benchmarks.child import loopback_only
-
+from ..benchmarks.child import loopback_only
 from .users import USERS, Kept, Row, User
 
 
@@ -55,9 +55,14 @@ async def one(user: User) -> dict[str, Any]:
 
 
 async def completed(user: User, n: int) -> dict[str, Any]:
-    """Ask for `n` rows, and say what came when."""
+    """Ask for `n` rows, and say what came when: the first one at once, on a line of its own."""
+    order: list[tuple[int, str]] = []
     word: Any = user
-    return {"order": [[row, answer] async for row, answer in word.completed(prompts(n))]}
+    async for row, answer in word.completed(prompts(n)):
+        if not order:
+            print(json.dumps([row, answer]), flush=True)
+        order.append((row, answer))
+    return {"order": order}
 
 
 async def table(user: User, index: list[str]) -> dict[str, Any]:
@@ -65,7 +70,10 @@ async def table(user: User, index: list[str]) -> dict[str, Any]:
     import pandas as pd
 
     got = await user.table(pd.Series(prompts(len(index)), index=index))
-    return {"kind": type(got).__name__, "index": list(got.index) if hasattr(got, "index") and not callable(got.index) else None}
+    return {
+        "kind": type(got).__name__,
+        "index": list(got.index) if hasattr(got, "index") and not callable(got.index) else None,
+    }
 
 
 async def lazily(user: User, n: int) -> dict[str, Any]:
@@ -83,13 +91,8 @@ async def lazily(user: User, n: int) -> dict[str, Any]:
     threading.Thread(target=lambda: (sys.stdin.readline(), loop.call_soon_threadsafe(told.set)), daemon=True).start()
     work = asyncio.ensure_future(user.watch(rows(), {}))
     await told.wait()
-    seen = {"taken": taken, "tasks": len(asyncio.all_tasks())}
-    print(json.dumps(seen), flush=True)
-    del work
-    sys.stdout.flush()
-    import os
-
-    os._exit(0)  # nobody has to clean up after ten thousand
+    print(json.dumps({"taken": taken, "tasks": len(asyncio.all_tasks() - {work})}), flush=True)
+    os._exit(0)  # without tidying up ten thousand
 
 
 TASKS = {task.__name__: task for task in (ask, watch, one, completed, table, lazily)}

@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.benchmarks.peers import KEY, gathered, messages
+from ..benchmarks.peers import KEY, gathered, messages
 
 Kept = dict[int, str]
 Row = str | BaseException | None
@@ -52,7 +52,13 @@ class User:
     lasts: ClassVar[bool] = False
 
     def __init__(
-        self, base_url: str, *, model: str = "mock", at_once: int = 8, rate: int | None = None, folder: str | None = None
+        self,
+        base_url: str,
+        *,
+        model: str = "mock",
+        at_once: int = 8,
+        rate: int | None = None,
+        folder: str | None = None,
     ) -> None:
         self.base_url = base_url
         self.model = model
@@ -96,7 +102,8 @@ class CeylonNb(User):
 
     async def ask(self, prompts: list[str]) -> list[Row]:
         frame = await self._run(prompts)
-        return [reply or error and RuntimeError(error) for reply, error in zip(frame["reply"], frame["error"], strict=True)]
+        rows = zip(frame["reply"], frame["error"], strict=True)
+        return [reply or (error and RuntimeError(error)) for reply, error in rows]
 
     async def watch(self, prompts: Iterable[str], kept: Kept) -> None:
         run = self._run(prompts)
@@ -208,7 +215,7 @@ class Openaivec(User):
 
 
 class LangchainOpenai(User):
-    """``abatch_as_completed(return_exceptions=True)``, its rate limiter, and the SQLite cache of langchain-community."""
+    """``abatch_as_completed(return_exceptions=True)``, its rate limiter, the SQLite cache of its community."""
 
     rates = lasts = True
 
@@ -295,7 +302,12 @@ class Litellm(ByHand):
     """``acompletion``."""
 
     def _given(self, prompt: str) -> dict[str, Any]:
-        return {"model": f"openai/{self.model}", "messages": messages(prompt), "api_base": self.base_url, "api_key": KEY}
+        return {
+            "model": f"openai/{self.model}",
+            "messages": messages(prompt),
+            "api_base": self.base_url,
+            "api_key": KEY,
+        }
 
     async def one(self, prompt: str) -> str:
         from litellm import acompletion
