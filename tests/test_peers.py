@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from ..benchmarks import environment
-from . import table
-from .questions import QUESTIONS
-from .users import USERS
+from .benchmarks import environment
+from .peers import table
+from .peers.questions import QUESTIONS
+from .peers.users import USERS
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(900)]  # the first one makes their environment
 
