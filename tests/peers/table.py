@@ -37,8 +37,8 @@ def mark(note: str | None) -> str:
 def bad_row(name: str, seen: Seen) -> str:
     assert seen is not None
     if seen["raised"]:
-        return "raises; no answer" if not seen["there"] else f"raises; {seen['there']} answers"
-    return f"{seen['there']} answers" + (", 1 error" if seen["told"] else "")
+        return "raises, none" if not seen["there"] else f"raises, {seen['there']}"
+    return f"{seen['there']}" + (" and why" if seen["told"] else "")
 
 
 def told_apart(name: str, seen: Seen) -> str:
@@ -55,7 +55,7 @@ def on_the_index(name: str, seen: Seen) -> str:
 def interrupted(name: str, seen: Seen) -> str:
     assert seen is not None
     when = "" if seen["at_once"] else mark("late")
-    return f"{seen['kept']} kept, {seen['open']} open{when}"
+    return f"{seen['kept']}; {seen['open']}{when}"
 
 
 def killed(name: str, seen: Seen) -> str:
@@ -68,7 +68,7 @@ def too_many(name: str, seen: Seen) -> str:
     assert seen is not None
     if seen["there"] is None:
         return "not done in 20 s" if seen["more"] else f"{seen['meanwhile']}; nothing for 20 s{mark('cooldown')}"
-    return f"{seen['meanwhile']}; {seen['there']} of 40"
+    return f"{seen['meanwhile']}; {seen['there']}"
 
 
 def rate(name: str, seen: Seen) -> str:
@@ -120,55 +120,55 @@ class Asked:
 
 ASKED: dict[str, Asked] = {
     "bad_row": Asked(
-        "One row of 20 is refused (400)",
+        "One row of 20 gets a 400: answers",
         bad_row,
         "tests/test_map.py::test_a_row_that_fails_is_asked_again_by_retry_failed",
     ),
     "told_apart": Asked(
-        "Answers as they complete, each with its row",
+        "As they complete, each with its row",
         told_apart,
         "tests/test_engine.py::test_the_frame_comes_in_input_order_whatever_the_order_of_completion",
     ),
     "on_the_index": Asked(
-        "Comes back on the index of a Series, equal labels too",
+        "On the index of a Series, equal labels too",
         on_the_index,
         "tests/test_map.py::test_from_a_table_to_a_frame_on_its_index",
     ),
     "interrupted": Asked(
-        "■ at 20 answers: kept; requests still open",
+        "■ at 20 answers: answers kept; requests still open",
         interrupted,
         "tests/kernels/test_interrupts.py::test_a_batch",
     ),
     "killed": Asked(
-        "`kill -9` at 20 answers, then again: rows asked twice",
+        "`kill -9` at 20 answers: rows asked twice",
         killed,
         "tests/kernels/test_store.py::test_a_new_kernel_has_what_a_dead_one_showed",
     ),
     "too_many": Asked(
-        "A second of 429s with `Retry-After: 1`: requests sent into it; how it ends",
+        "A second of 429s: requests sent into it; answers of 40",
         too_many,
         "tests/test_limits.py::test_one_429_holds_off_every_call_on_every_loop",
         {"meanwhile": 4},
     ),
     "rate": Asked(
-        "120 a minute asked for: it was",
+        "120 a minute asked for: was",
         rate,
         "tests/test_limits.py::test_the_rate_holds_over_two_agents_and_two_loops",
         {"per_minute": 0.25},
     ),
     "no_such_model": Asked(
-        "Model not found (404): requests for one question",
+        "404: requests for one question",
         no_such_model,
         "tests/test_map.py::test_a_model_that_is_not_there_stops_the_batch_after_a_few",
     ),
     "lazy": Asked(
-        "10,000 rows of a generator, 8 at once: rows read at the start; tasks",
+        "10,000 lazy rows, 8 at once: rows read to begin; tasks",
         lazy,
         "tests/test_engine.py::test_a_hundred_thousand_lazy_items_take_as_many_tasks_as_rows_in_flight",
         {"read": 16, "tasks": 16},
     ),
     "in_a_cell": Asked(
-        "In a notebook cell, nothing patched",
+        "In a cell, nothing patched",
         in_a_cell,
         "tests/kernels/test_sync.py",
     ),
@@ -241,7 +241,7 @@ def _row(
 
 
 LOOKED_UP: dict[str, tuple[Cell, ...]] = {
-    "Pause, cancel, how many at once: buttons while it runs": _row(
+    "Buttons: pause, cancel, how many at once": _row(
         Cell("yes", "tests/browser/test_panel.py::test_in_the_background", "tests/browser/test_panel.py"),
         NOT_FOUND,
         NOT_FOUND,
@@ -377,9 +377,10 @@ def _observed(asked: Asked, name: str, seen: Seen) -> str:
 
 INTRODUCTION = """\
 Each library was used as its own documentation says for many prompts, against the same server on loopback, and what that
-server and the user saw is the cell: `python -m pytest -m peers tests/test_peers.py` asks everything again and compares, and
-`python -m tests.peers --write` writes the table. The rows below the CPU were looked up: a yes links to a test of ours
-or to documentation, and to something that a test finds in the installed version; *not found* proves nothing."""
+server and the user saw is the cell ([the questions](tests/peers/questions.py)): `python -m pytest -m peers
+tests/test_peers.py` asks everything again and compares, `python -m tests.peers --write` writes the table. The rows
+below the CPU were looked up: a yes links to a test of ours or to documentation, and to something that a test finds in the
+installed version; *not found* proves nothing."""
 
 
 def said(observed: dict[str, Any]) -> str:
