@@ -377,10 +377,10 @@ def _observed(asked: Asked, name: str, seen: Seen) -> str:
 
 INTRODUCTION = """\
 Each library was used as its own documentation says for many prompts, against the same server on loopback, and what that
-server and the user saw is the cell ([the questions](tests/peers/questions.py)): `python -m pytest -m peers
-tests/test_peers.py` asks everything again and compares, `python -m tests.peers --write` writes the table. The rows
-below the CPU were looked up: a yes links to a test of ours or to documentation, and to something that a test finds in the
-installed version; *not found* proves nothing."""
+server and the user saw is the cell ([the questions](tests/peers/questions.py)):
+`python -m pytest -m peers tests/test_peers.py` asks everything again and compares, `python -m tests.peers --write`
+writes the table. The rows below the CPU were looked up: a yes links to a test of ours or to documentation, and to
+something that a test finds in the installed version; *not found* proves nothing."""
 
 
 def said(observed: dict[str, Any]) -> str:
