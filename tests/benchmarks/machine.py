@@ -7,6 +7,7 @@ import re
 import ssl
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ def model() -> str:
     return next(names, platform.machine())
 
 
-def versions(python: str) -> dict[str, str]:
-    """Of ours, and of what the requirements name, as far as it is there."""
+def versions(python: str, wanted: Sequence[str] = ()) -> dict[str, str]:
+    """Of ours, and of what the requirements name (or of what is wanted), as far as it is there."""
     import ceylon_nb
 
     asked = subprocess.run([python, "-c", ASK], env=environment.bare(), capture_output=True, text=True, check=True)
     found = {_normal(name): version for name, version in json.loads(asked.stdout).items()}
-    wanted = NAMES.findall(environment.REQUIREMENTS.read_text())
+    wanted = wanted or NAMES.findall(environment.REQUIREMENTS.read_text())
     there = {name: found[_normal(name)] for name in wanted if _normal(name) in found}
     return {"ceylon-nb": ceylon_nb.__version__, **there}
 

@@ -1,0 +1,1 @@
+"""The comparison with other libraries: questions, put to each of them, and the table that the README shows."""
