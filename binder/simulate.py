@@ -9,9 +9,9 @@ while that server runs. Before that, both bounds are tried: whoever asks for mor
 fail.
 
 It needs Linux, root, util-linux and iproute2, and the Python that ``runtime.txt`` names; where one is missing it says
-so and ends with 2. The memory is bounded by a control group where one can be made (of version 1, for now), else, or with
-``--watch``, by killing what is seen above it. It is looked at ten times a second: the figures are everybody's shares of
-it (PSS), added up.
+so and ends with 2. The memory is bounded by a control group where one can be made (of version 1, for now), else, or
+with ``--watch``, by killing what is seen above it. It is looked at ten times a second: the figures are everybody's
+shares of it (PSS), added up.
 """
 
 from __future__ import annotations
