@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -310,7 +311,9 @@ def server(session: Session) -> Iterator[tuple[str, str]]:
 
 def run_notebook(session: Session, notebook: Path) -> None:
     """As a test: every output is compared with the one that was saved."""
-    session.run(session.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", notebook)
+    cells = json.loads((session.home / notebook).read_text())["cells"]
+    if any(cell["cell_type"] == "code" for cell in cells):  # pytest fails where there is nothing to run
+        session.run(session.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", notebook)
 
 
 class Steps:
