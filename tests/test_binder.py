@@ -37,7 +37,10 @@ def lines() -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-PINS = {canonicalize_name(name): Version(version) for name, _, version in (each.partition("==") for each in lines())}
+PINS = {
+    canonicalize_name(name): Version(version)
+    for name, _, version in (each.partition("==") for each in lines() if "==" in each)
+}
 
 
 def wanted() -> list[Requirement]:
