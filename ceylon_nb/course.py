@@ -329,9 +329,11 @@ class Course:
             return None
         error = ungrouped(reason)
         if stuck:
+            failed, answered = counts[FAILED], counts[OK]  # some rows may be in a recording that has not this one
             note = (
-                f"{counts[FAILED]:,} rows failed and none succeeded, so the batch stopped. "
-                "Mend the cause; run.resume() then asks for all of them."
+                f"{failed:,} row{'s' if failed > 1 else ''} failed and {format(answered, ',') if answered else 'none'} "
+                "succeeded, so the batch stopped. "
+                f"Mend the cause; run.resume() then {'goes on' if answered else 'asks for all of them'}."
             )
         else:
             note = f"The items stopped coming: {counts[OK] + counts[FAILED]:,} answers are in run.frame."

@@ -402,6 +402,26 @@ def test_a_recording_takes_the_place_of_a_store_that_is_named_too(path, model_se
     assert asked(model_server) == ["a", "a"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        (["c"], "1 row failed and none succeeded, so the batch stopped. Mend the cause; run.resume() then asks"),
+        (["a", "b", "c"], "1 row failed and 2 succeeded, so the batch stopped. Mend the cause; run.resume() then goes"),
+    ],
+)
+def test_a_batch_that_stops_at_what_is_not_recorded_says_how_many_rows_were_found(path, model_server, rows, note):
+    given = agent(model_server)
+
+    async def main():
+        with replay(path, record="missing"):
+            await given.map(["a", "b"], view=None)
+        with replay(path), pytest.raises(errors.NotRecorded) as caught:
+            await given.map(rows, view=None, max_at_once=1)
+        assert caught.value.__notes__[0].startswith(note)
+
+    asyncio.run(main())
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size there")
 def test_half_a_line_that_no_room_was_for_is_taken_back(path):
     script = """
