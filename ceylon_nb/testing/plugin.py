@@ -24,8 +24,9 @@
 
 ``pytest --ceylon-record`` asks the models what is not recorded yet, and records it; ``--ceylon-record=all`` asks them
 everything anew. Without either nothing is sent. Notebooks under nbval replay what ``CEYLON_NB_REPLAY=answers.jsonl``
-names in the environment, a path beside the notebook, and record by the same options. How long a batch took, which a
-notebook's summary of it says, is not compared.
+names in the environment, a path beside the notebook, and record by the same options; what a notebook does not ask any
+more stays in its recording until the file is deleted. How long a batch took, which a notebook's summary of it says, is
+not compared.
 """
 
 import argparse
