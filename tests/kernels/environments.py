@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from itertools import product
 from pathlib import Path
 
 import findpython
@@ -19,6 +20,8 @@ IPYKERNELS = ("6.31", "7.3", "7.4")
 PYTHONS = ("3.11", "3.12", "3.13")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 """The Python that runs the tests."""
+MATRIX = [f"{ipykernel}-{python}" for ipykernel, python in product(IPYKERNELS, PYTHONS)]
+OLDEST = f"{IPYKERNELS[0]}-{RUNNING}"
 
 
 class NoSuchPython(Exception):
