@@ -8,6 +8,9 @@ to be saved as executed: from top to bottom, counted 1 to n.
 
 ``tests/test_nbval_guard.py`` plants a notebook for each and sees it fail. ``execute.py`` runs the notebooks in the
 same surroundings as these tests.
+
+With ``--nbval-lax``, which compares no outputs, the kernels get CEYLON_NB_MODEL, and the addresses and keys of its
+provider: the same cells, on a real model.
 """
 
 import contextlib
@@ -23,19 +26,22 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
 
 PERSONAL = ("CEYLON_NB_", "OLLAMA_", "OPENAI_")
+MODEL = ("CEYLON_NB_MODEL", "OLLAMA_", "OPENAI_")
+"""What of that says which model is asked, and where."""
 
 
 @contextlib.contextmanager
-def nobodys_environment() -> Iterator[None]:
+def nobodys_environment(but: tuple[str, ...] = ()) -> Iterator[None]:
     """What a kernel started here inherits: no model server, key, option or IPython profile of whoever runs it.
 
-    Its store of answers is a file of its own: no answer comes from an earlier run, and none is left behind.
+    Its store of answers is a file of its own: no answer comes from an earlier run, and none is left behind. Variables
+    that begin as `but` says stay.
     """
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
-        for name in [name for name in os.environ if name.startswith(PERSONAL)]:
+        for name in [name for name in os.environ if name.startswith(PERSONAL) and not name.startswith(but)]:
             patch.delenv(name)
         patch.setenv("IPYTHONDIR", folder)
         patch.setenv("CEYLON_NB_STORE", str(Path(folder) / "answers.sqlite"))
@@ -47,10 +53,11 @@ class WatchedKernel(RunningKernel):
 
     reply: dict[str, Any] | None = None
     cell_id: str | None = None
+    keeps: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.environment = contextlib.ExitStack()
-        self.environment.enter_context(nobodys_environment())
+        self.environment.enter_context(nobodys_environment(self.keeps))
         super().__init__(*args, **options)
 
     def stop(self) -> None:
@@ -70,6 +77,11 @@ class WatchedKernel(RunningKernel):
 
 
 nbval.plugin.RunningKernel = WatchedKernel
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.nbval_lax and "CEYLON_NB_MODEL" in os.environ:
+        WatchedKernel.keeps = MODEL
 
 
 @pytest.hookimpl(wrapper=True)
