@@ -1,10 +1,11 @@
 """The tutorials are tests, and green means something.
 
-nbval 0.11 compares a cell's outputs with the saved ones, and lets three things pass that must not: a cell that ends
+nbval 0.11 compares a cell's outputs with the saved ones, and lets four things pass that must not: a cell that ends
 in an ExceptionGroup (IPython writes it to stderr and sends no ``error`` message; only the reply's status tells), a
-cell that was never executed (nothing to compare with), and a cell that is interrupted at its time-out and ends
-quietly. Here each cell also has to get its ``execute_reply``, with the status that it announces, and the notebook has
-to be saved as executed: from top to bottom, counted 1 to n.
+cell that was never executed (nothing to compare with), a cell that is interrupted at its time-out and ends quietly,
+and a cell whose output, which differs each time and so is not compared, was cleared. Here each cell also has to get
+its ``execute_reply``, with the status that it announces, and the notebook has to be saved as executed: from top to
+bottom, counted 1 to n, outputs kept.
 
 ``tests/test_nbval_guard.py`` plants a notebook for each and sees it fail. ``execute.py`` runs the notebooks in the
 same surroundings as these tests.
@@ -90,6 +91,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     if isinstance(item, IPyNbCell):
         check_reply(item)
         check_count(item)
+        check_kept(item)
 
 
 def check_reply(cell: IPyNbCell) -> None:
@@ -111,3 +113,8 @@ def check_count(cell: IPyNbCell) -> None:
             cell.raise_cell_error(
                 f"Saved with execution count {each.execution_count} where {count} was due: run notebooks/execute.py"
             )
+
+
+def check_kept(cell: IPyNbCell) -> None:
+    if cell.test_outputs and not cell.cell.outputs and not cell.config.option.nbval_lax:
+        cell.raise_cell_error("Saved without the output that it has: run notebooks/execute.py")
