@@ -189,7 +189,7 @@ class Open(Protocol):
 def notebook(
     lab: Lab, opened: Callable[[Path], Notebook], page: Page, request: pytest.FixtureRequest
 ) -> Iterator[Open]:
-    """Opens notebooks of a test's own, as `opened` does. No view in the kernel may fail, which would say so on stderr."""
+    """Opens notebooks of a test's own, as `opened` does. No view in the kernel may fail: it would say so on stderr."""
 
     def begin(*sources: str, ipykernel: str = "here") -> Notebook:
         path = lab.root / f"{request.node.name}-{secrets.token_hex(2)}.ipynb"

@@ -15,7 +15,7 @@ from ..notebooks.tutorials import FOLDER, check, code_cells, each_tutorial
 from .conftest import Lab
 from .notebooks import Notebook
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 CLEARED = """() => window.jupyterapp.commands.execute("notebook:clear-all-cell-outputs")"""
 RUN_ALL = """() => void window.jupyterapp.commands.execute("notebook:run-all-cells")"""
@@ -71,7 +71,7 @@ def test_run_all(
     page.evaluate(CLEARED)
     page.evaluate(RUN_ALL)
     count = len(code_cells(nbformat.read(tutorial, as_version=4)))
-    page.wait_for_function(NUMBERED, arg=count, timeout=90_000)
+    page.wait_for_function(NUMBERED, arg=count, timeout=240_000)
     try:
         for theme in ("JupyterLab Dark", "JupyterLab Light"):
             page.evaluate(THEME, theme)

@@ -1,4 +1,4 @@
-"""The tutorials under nbclient: in every run on the oldest kernel, on request over the matrix of kernels and Pythons."""
+"""The tutorials under nbclient: on the oldest kernel in every run, on request on all kernels and Pythons."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from .tutorials import check, code_cells, each_tutorial, is_meant_to_raise, name_kernel
 
+pytestmark = pytest.mark.timeout(300)  # some tutorials start processes of their own
+
 OF_PAPERMILL = "papermill-error-cell-tag"  # the cells in which it says what went wrong
 
 

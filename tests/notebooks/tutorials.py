@@ -52,9 +52,7 @@ def check(executed: NotebookNode, tutorial: Path, session: pytest.Session, *, di
     assert not different, "\n\n".join(different)
 
 
-def differences(
-    cells: list[NotebookNode], tutorial: Path, session: pytest.Session, displays: bool
-) -> Iterator[str]:
+def differences(cells: list[NotebookNode], tutorial: Path, session: pytest.Session, displays: bool) -> Iterator[str]:
     """What nbval would say of these outputs."""
     book = IPyNbFile.from_parent(session, path=tutorial)
     session.config.hook.pytest_collectstart(collector=book)  # our own plugin has it leave out how long a batch took
