@@ -1,13 +1,17 @@
 """The tutorials are tests, and green means something.
 
-nbval 0.11 compares a cell's outputs with the saved ones, and lets three things pass that must not: a cell that ends
+nbval 0.11 compares a cell's outputs with the saved ones, and lets four things pass that must not: a cell that ends
 in an ExceptionGroup (IPython writes it to stderr and sends no ``error`` message; only the reply's status tells), a
-cell that was never executed (nothing to compare with), and a cell that is interrupted at its time-out and ends
-quietly. Here each cell also has to get its ``execute_reply``, with the status that it announces, and the notebook has
-to be saved as executed: from top to bottom, counted 1 to n.
+cell that was never executed (nothing to compare with), a cell that is interrupted at its time-out and ends quietly,
+and a cell whose output, which differs each time and so is not compared, was cleared. Here each cell also has to get
+its ``execute_reply``, with the status that it announces, and the notebook has to be saved as executed: from top to
+bottom, counted 1 to n, outputs kept.
 
 ``tests/test_nbval_guard.py`` plants a notebook for each and sees it fail. ``execute.py`` runs the notebooks in the
 same surroundings as these tests.
+
+With ``--nbval-lax``, which compares no outputs, the kernels get CEYLON_NB_MODEL, and the addresses and keys of its
+provider: the same cells, on a real model.
 """
 
 import contextlib
@@ -23,19 +27,22 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
 
 PERSONAL = ("CEYLON_NB_", "OLLAMA_", "OPENAI_")
+MODEL = ("CEYLON_NB_MODEL", "OLLAMA_", "OPENAI_")
+"""What of that says which model is asked, and where."""
 
 
 @contextlib.contextmanager
-def nobodys_environment() -> Iterator[None]:
+def nobodys_environment(but: tuple[str, ...] = ()) -> Iterator[None]:
     """What a kernel started here inherits: no model server, key, option or IPython profile of whoever runs it.
 
-    Its store of answers is a file of its own: no answer comes from an earlier run, and none is left behind.
+    Its store of answers is a file of its own: no answer comes from an earlier run, and none is left behind. Variables
+    that begin as `but` says stay.
     """
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
-        for name in [name for name in os.environ if name.startswith(PERSONAL)]:
+        for name in [name for name in os.environ if name.startswith(PERSONAL) and not name.startswith(but)]:
             patch.delenv(name)
         patch.setenv("IPYTHONDIR", folder)
         patch.setenv("CEYLON_NB_STORE", str(Path(folder) / "answers.sqlite"))
@@ -47,10 +54,11 @@ class WatchedKernel(RunningKernel):
 
     reply: dict[str, Any] | None = None
     cell_id: str | None = None
+    keeps: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.environment = contextlib.ExitStack()
-        self.environment.enter_context(nobodys_environment())
+        self.environment.enter_context(nobodys_environment(self.keeps))
         super().__init__(*args, **options)
 
     def stop(self) -> None:
@@ -72,12 +80,18 @@ class WatchedKernel(RunningKernel):
 nbval.plugin.RunningKernel = WatchedKernel
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.nbval_lax and "CEYLON_NB_MODEL" in os.environ:
+        WatchedKernel.keeps = MODEL
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     yield
     if isinstance(item, IPyNbCell):
         check_reply(item)
         check_count(item)
+        check_kept(item)
 
 
 def check_reply(cell: IPyNbCell) -> None:
@@ -99,3 +113,8 @@ def check_count(cell: IPyNbCell) -> None:
             cell.raise_cell_error(
                 f"Saved with execution count {each.execution_count} where {count} was due: run notebooks/execute.py"
             )
+
+
+def check_kept(cell: IPyNbCell) -> None:
+    if cell.test_outputs and not cell.cell.outputs and not cell.config.option.nbval_lax:
+        cell.raise_cell_error("Saved without the output that it has: run notebooks/execute.py")

@@ -67,6 +67,25 @@ def test_a_wrong_output_fails(run):
     assert "Cell outputs differ" in output
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_cleared_output_fails(run, kept):
+    source = "print('one')\n'two'"
+    whole = cell(source, "'two'", count=1)
+    whole.outputs.insert(0, v4.new_output("stream", text="one\n"))
+    cleared = cell(source, count=2)
+    cleared.outputs = whole.outputs[:kept]
+    counts, output = run(whole, cleared)
+    assert counts == {"failed": 1, "passed": 1}, output
+    assert "Unexpected output fields" in output
+
+
+def test_a_cleared_output_fails_that_is_not_compared(run):
+    """nbval alone passes it."""
+    counts, output = run(cell("# NBVAL_IGNORE_OUTPUT\n20 + 1"), cell("# NBVAL_IGNORE_OUTPUT\nx = 1", count=2))
+    assert counts == {"failed": 1, "passed": 1}, output
+    assert "Saved without the output that it has" in output
+
+
 def test_an_exception_group_fails(run):
     """nbval alone passes it."""
     counts, output = run(cell("1", "1", count=1), cell("# NBVAL_IGNORE_OUTPUT" + GROUP, count=2))
@@ -180,3 +199,33 @@ def test_how_long_a_batch_took_is_not_compared_and_all_else_is(run):
     assert counts == {"passed": 1}, output
     counts, output = run(saved(shown.replace("1 failed", "2 failed")))
     assert counts == {"failed": 1}, output
+
+
+def wrong(cells):
+    cells[1].outputs[0].data["text/plain"] += "!"
+    return 1
+
+
+def cleared(cells):
+    cells[2].outputs = []
+    return 2
+
+
+def group(cells):
+    cells[3].source += GROUP
+    return 3
+
+
+def hanging(cells):
+    cells[-1].source += "\nawait asyncio.Event().wait()"
+    return len(cells) - 1
+
+
+@pytest.mark.parametrize("plant", [wrong, cleared, group, hanging])
+def test_what_is_planted_into_a_tutorial_fails_and_nothing_else(run, plant):
+    tutorial = v4.reads((ROOT / "notebooks" / "01-first-answers.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in tutorial.cells if cell.cell_type == "code"]
+    at = plant(cells)
+    counts, output = run(*tutorial.cells, options=["--nbval-cell-timeout=10"])
+    assert counts == {"failed": 1, "passed": len(cells) - 1}, output
+    assert f"planted.ipynb::Cell {at}" in output

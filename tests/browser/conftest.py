@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -186,10 +186,26 @@ class Open(Protocol):
 
 
 @pytest.fixture
-def notebook(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Iterator[Open]:
-    """Opens notebooks of a test's own in its window, which shows JupyterLab by then. In the end their kernels stop.
+def notebook(
+    lab: Lab, opened: Callable[[Path], Notebook], page: Page, request: pytest.FixtureRequest
+) -> Iterator[Open]:
+    """Opens notebooks of a test's own, as `opened` does. No view in the kernel may fail: it would say so on stderr."""
 
-    In the meantime no script of ours may fail, and no view in the kernel, which would say so on stderr.
+    def begin(*sources: str, ipykernel: str = "here") -> Notebook:
+        path = lab.root / f"{request.node.name}-{secrets.token_hex(2)}.ipynb"
+        write(path, list(sources), lab.kernel(ipykernel))
+        return opened(path)
+
+    yield begin
+    said = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_text_contents()
+    assert not [text for text in said if "Traceback" in text]
+
+
+@pytest.fixture
+def opened(lab: Lab, page: Page) -> Iterator[Callable[[Path], Notebook]]:
+    """Opens files of `Lab.root` in the test's window, which shows JupyterLab by then. In the end their kernels stop.
+
+    In the meantime no script of ours may fail.
     """
     failures: list[str] = []
 
@@ -199,22 +215,18 @@ def notebook(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Iterator[O
 
     page.on("pageerror", failed)
 
-    def begin(*sources: str, ipykernel: str = "here") -> Notebook:
-        path = lab.root / f"{request.node.name}-{secrets.token_hex(2)}.ipynb"
-        write(path, list(sources), lab.kernel(ipykernel))
-        book = Notebook(page, path)
-        page.evaluate(OPEN, path.name)
+    def show(path: Path) -> Notebook:
+        book, where = Notebook(page, path), str(path.relative_to(lab.root))
+        page.evaluate(OPEN, where)
         try:
             book.settle()
         except Error:  # JupyterLab does not always hear of a kernel that starts slowly, and then waits for ever
             page.evaluate(CLEAR)
-            page.evaluate(OPEN, path.name)
+            page.evaluate(OPEN, where)
             book.settle()
         return book
 
-    yield begin
-    said = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').all_text_contents()
-    failures += [text for text in said if "Traceback" in text]
+    yield show
     page.evaluate(CLEAR)
     page.remove_listener("pageerror", failed)
     assert not failures

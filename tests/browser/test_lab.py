@@ -1,13 +1,10 @@
-"""The tutorials as a person sees them: a real JupyterLab, real Chromium, Run All."""
+"""A batch as a person meets it: a real JupyterLab, real Chromium, keys and clicks."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,37 +14,11 @@ from ceylon_nb.testing import ModelServer
 
 from .notebooks import write
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-
-ERRORS = """() => window.jupyterapp.shell.currentWidget.model.toJSON().cells
-    .flatMap(cell => cell.outputs ?? []).filter(output => output.output_type === "error").length"""
-
 pytestmark = pytest.mark.browser
 
 
 def outputs(page: Page, cell: int) -> Any:
     return page.locator(".jp-Notebook .jp-CodeCell").nth(cell).locator(".jp-OutputArea-output")
-
-
-def run_all(page: Page, code_cells: int) -> None:
-    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    last = page.locator(".jp-Notebook .jp-CodeCell").nth(code_cells - 1).locator(".jp-InputArea-prompt")
-    try:
-        expect(last).to_have_text(f"[{code_cells}]:", timeout=60_000)
-    except AssertionError as error:
-        raise AssertionError(page.locator(".jp-Notebook").inner_text()) from error  # how far it came, and why not on
-
-
-@pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
-def test_run_all(lab: Any, page: Page, screenshot: Any, name: str) -> None:
-    shutil.copy(NOTEBOOKS / name, lab.root / name)
-    page.set_viewport_size({"width": 1100, "height": 7000})  # all cells at once: the notebook draws only what is seen
-    lab.open(page, name)
-    cells = [cell for cell in json.loads((NOTEBOOKS / name).read_text())["cells"] if cell["cell_type"] == "code"]
-    run_all(page, len(cells))
-    meant = sum("raises-exception" in cell["metadata"].get("tags", ()) for cell in cells)
-    screenshot("done")
-    assert page.evaluate(ERRORS) == meant
 
 
 BEGIN = """import asyncio

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from itertools import product
 from pathlib import Path
 
 import pytest
 
 from ceylon_nb.testing import ModelServer
 
-from .environments import IPYKERNELS, PYTHONS, RUNNING, NoSuchPython, interpreter
+from .environments import MATRIX, OLDEST, NoSuchPython, interpreter
 from .held import WARM_UP, grown, held
 from .kernel import Kernel
-
-MATRIX = [f"{ipykernel}-{python}" for ipykernel, python in product(IPYKERNELS, PYTHONS)]
-OLDEST = f"{IPYKERNELS[0]}-{RUNNING}"
 
 Start = Callable[..., Kernel]
 

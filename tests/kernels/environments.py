@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from itertools import product
 from pathlib import Path
 
 import findpython
@@ -19,6 +20,10 @@ IPYKERNELS = ("6.31", "7.3", "7.4")
 PYTHONS = ("3.11", "3.12", "3.13")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 """The Python that runs the tests."""
+MATRIX = [f"{ipykernel}-{python}" for ipykernel, python in product(IPYKERNELS, PYTHONS)]
+OLDEST = f"{IPYKERNELS[0]}-{RUNNING}"
+ALONE = [f"{ROOT}[plot]", "fastapi", "nbclient", "nbconvert", "nbval", "nest-asyncio", "pytest", "uvicorn"]
+"""What tests and tutorials need of an environment that borrows nothing."""
 
 
 class NoSuchPython(Exception):
@@ -39,7 +44,7 @@ def interpreter(name: str, cache: Path) -> Path:
         if version == RUNNING:
             _lend(making)
         else:
-            wanted += ["nest-asyncio", "-e", ROOT]
+            wanted += ["-e", *ALONE]
         _run(_python(making), "-m", "pip", "install", "-q", *wanted)
         try:
             making.rename(folder)
@@ -73,7 +78,7 @@ def _fingerprint(base: Path, lender: str) -> str:
     """Changes with what is to be installed, with the Python it is for, with who lends, and with the place."""
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     # many environments may stand on one Python: it is that which counts
-    return hashlib.sha256(f"{base.resolve()} {lender} {ROOT} {dependencies}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{base.resolve()} {lender} {ALONE} {dependencies}".encode()).hexdigest()[:8]
 
 
 def _run(*command: str | Path) -> None:
