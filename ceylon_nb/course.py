@@ -30,7 +30,7 @@ from .errors import StoreError, ungrouped
 from .frames import Source
 from .garbage import put_off
 from .keeping import Keeper
-from .loop import call_in, hold_awake, running
+from .loop import call_in, clock, hold_awake, running
 from .news import News
 from .policy import AtOnce
 from .shares import Share
@@ -53,6 +53,8 @@ class Course:
         What stopped it.
     finished : Future
         Done once the batch has ended, in whatever way; another one after each `resume`.
+    ended : float or None
+        When that was, by `loop.clock`.
     loop : AbstractEventLoop
         Where it happens.
     adaptive : bool
@@ -70,11 +72,15 @@ class Course:
         *,
         max_at_once: AtOnce,
         estimate: Estimate,
+        advice: str,
         deadline: float | None,
     ) -> None:
         self.state = "cancelled"
         self.error: BaseException | None = None
         self.finished = _unfinished()
+        self.ended: float | None = None
+        self._found = functools.partial(estimate.words, advice)
+        self._found_then = ""
         self.loop = running() or loops.background()
         self.stopwatch = Stopwatch(deadline)
         self.adaptive = max_at_once == "auto"
@@ -150,11 +156,17 @@ class Course:
         """Have whoever waits from now on wait for what comes now."""
         with self._lock:
             if self.finished.done():
-                self.finished = _unfinished()
+                self.finished, self.ended = _unfinished(), None
+
+    @property
+    def found(self) -> str:
+        """What is found out about the server, in words; when it has ended, what was found then: others may ask on."""
+        return self._found() if self.ended is None else self._found_then
 
     def _finish(self) -> None:
         with self._lock:
             if not self.finished.done():
+                self.ended, self._found_then = clock(), self._found()
                 self.finished.set_result(None)
 
     # -- on the loop --------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ class Batch(Shown):
             self._trace,
             max_at_once=max_at_once,
             estimate=work.estimate,
+            advice=work.advice,
             deadline=deadline,
         )
 

@@ -107,7 +107,7 @@ class Shown:
     @property
     def found(self) -> str:
         """What ``max_at_once="auto"`` has found out about the server, in words; empty if nothing."""
-        return self._work.estimate.words(self._work.advice) if self.adaptive else ""
+        return self._course.found if self.adaptive else ""
 
     @property
     def error(self) -> BaseException | None:
@@ -138,11 +138,12 @@ class Shown:
 
     @property
     def holds(self) -> list[tuple[float, float, str]]:
-        """The cool-downs of its server so far: from when, until when, in seconds since the batch began, and why."""
-        endpoint, origin = self._work.endpoint, self._trace.origin
+        """Its server's cool-downs up to its end: from when, until when, in seconds since the batch began, and why."""
+        endpoint, origin, ended = self._work.endpoint, self._trace.origin, self._course.ended
         if endpoint is None:
             return []
-        return [(max(0.0, a - origin), b - origin, why) for a, b, why in endpoint.holds() if b > origin]
+        mine = [hold for hold in endpoint.holds() if hold[1] > origin and (ended is None or hold[0] < ended)]
+        return [(max(0.0, begins - origin), ends - origin, why) for begins, ends, why in mine]
 
     @property
     def controls(self) -> frozenset[str]:

@@ -597,7 +597,6 @@ def test_a_real_server_that_works_on_four(model_server: ModelServer):
 
 def test_a_real_server_that_refuses_more_than_two(model_server: ModelServer):
     """No row fails, though three attempts are few where eight are sent at the same moment and six are refused."""
-    active: set[int] = set()
     most = 0
 
     def plan(request: Any) -> faults.Fault | None:
@@ -605,7 +604,6 @@ def test_a_real_server_that_refuses_more_than_two(model_server: ModelServer):
         most = max(most, model_server.active)
         return faults.rate_limited(None) if model_server.active > 2 else None
 
-    del active
     model_server.plan, model_server.latency = plan, 0.02
     agent = LlmAgent("clerk", "openai::mock", base_url=model_server.openai_url)
 

@@ -74,6 +74,28 @@ def test_attempts_that_failed_are_told_apart(model_server: ModelServer) -> None:
     assert answered_from >= until - 0.01  # waiting is no part of a request
 
 
+def test_what_the_server_does_to_others_later_is_no_part_of_a_batch_that_has_ended(model_server: ModelServer) -> None:
+    model_server.latency = lambda request: 0.02
+
+    async def main() -> None:
+        agent = LlmAgent("clerk", "ollama::mock", base_url=model_server.url)
+        run = agent.map(["a", "b"], store=None, view=None)
+        await run
+        model_server.plan = lambda request: faults.rate_limited(0.1) if request.number % 10 == 0 else None
+        later = agent.map([f"row {number}" for number in range(60)], store=None, view=None)
+        await later
+        assert len(later.holds) > 1
+        assert later.found
+        assert (run.holds, run.found) == ([], "")
+        assert later.found in later.summary()
+
+        later.retry_failed()  # nothing failed: it has ended as before
+        run.retry_failed()
+        assert (run.holds, run.found) == ([], "")
+
+    asyncio.run(main())
+
+
 def test_what_is_cancelled_is_told_and_what_comes_from_the_store_is_not(tmp_path) -> None:
     async def main() -> tuple[Batch, Batch]:
         store = tmp_path / "answers.sqlite"
