@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PYTHON = (HERE / "runtime.txt").read_text().strip().removeprefix("python-")
 
-HEAD = """\
-# What a Binder session installs. Written by binder/pin.py from pyproject.toml; not to be edited.
+HEAD = f"""\
+# What a Binder session installs, for Python {PYTHON}. Written by binder/pin.py from pyproject.toml; not to be edited.
 """
 
 

@@ -27,9 +27,11 @@ def _nobodys_environment() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where CI=true a browser test may not be skipped: it would be, unseen, for want of Chromium."""
+    """Where CI=true nothing that needs Chromium, or a machine that can hold a Binder session, is skipped unseen."""
     report = yield
-    if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("browser"):
-        report.outcome = "failed"
-        report.longrepr = f"CI has to run browser tests; this one was skipped: {report.longrepr}"
+    if report.skipped and os.environ.get("CI") == "true":
+        for marker in ("browser", "binder"):
+            if item.get_closest_marker(marker):
+                report.outcome = "failed"
+                report.longrepr = f"CI has to run {marker} tests; this one was skipped: {report.longrepr}"
     return report

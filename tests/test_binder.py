@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tomllib
 import venv
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 import nbformat
@@ -38,8 +38,7 @@ def lines() -> list[str]:
 
 
 PINS = {
-    canonicalize_name(name): Version(version)
-    for name, _, version in (each.partition("==") for each in lines() if "==" in each)
+    canonicalize_name(name): Version(pin) for name, _, pin in (each.partition("==") for each in lines() if "==" in each)
 }
 
 
@@ -97,16 +96,20 @@ def test_what_the_pinned_need_is_pinned_too():
             continue
         for need in needs:
             if need.marker is None or need.marker.evaluate({"extra": ""}):
-                assert canonicalize_name(need.name) in PINS, f"{name} needs {need.name}: run binder/pin.py"
+                pin = PINS.get(canonicalize_name(need.name))
+                assert pin is not None, f"{name} needs {need.name}: run binder/pin.py"
+                if version(name) == str(PINS[name]):  # else the pinned one may need another
+                    assert pin in need.specifier, f"{name} needs {need}, and {pin} is pinned: run binder/pin.py"
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
 def test_its_python_is_one_that_is_supported():
-    name, _, version = (BINDER / "runtime.txt").read_text().strip().partition("-")
+    name, _, python = (BINDER / "runtime.txt").read_text().strip().partition("-")
     assert name == "python"
-    assert f"Programming Language :: Python :: {version}" in PYPROJECT["project"]["classifiers"]
+    assert f"Programming Language :: Python :: {python}" in PYPROJECT["project"]["classifiers"]
+    assert f"for Python {python}." in (BINDER / "requirements.txt").read_text().splitlines()[0], "run binder/pin.py"
 
 
 def test_post_build_is_a_script_that_can_be_run():

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 import ceylon_nb
+from ceylon_nb.agents.caller import Settings
 from ceylon_nb.errors import NotRecorded
 from ceylon_nb.testing import ModelServer
 
@@ -74,6 +75,13 @@ def test_a_recording_is_replayed_without_record(tmp_path: Path, monkeypatch: pyt
     assert run(BATCH, replay + 'print(*frame["reply"])')[1] == "positive negative neutral None\n"
     with pytest.raises(NotRecorded, match=r"\{\+Is it good\? \+\}"):
         run(BATCH, replay.replace("{text}", "Is it good? {text}"))
+
+
+def test_the_defaults_that_the_readme_tells() -> None:
+    settings = Settings()
+    assert f"{settings.timeout:.0f} s an attempt" in README
+    assert f"({settings.max_rounds}) and `action_timeout=` ({settings.action_timeout:.0f} s)" in README
+    assert (settings.attempts, "Three attempts for each answer" in README) == (3, True)
 
 
 def test_the_names_that_the_readme_tells_are_there() -> None:

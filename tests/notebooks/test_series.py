@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
+from nbval.plugin import IPyNbFile
 
 from .tutorials import FOLDER, TUTORIALS, check, code_cells, each_tutorial
 
@@ -30,6 +31,30 @@ def test_its_links_lead_somewhere(tutorial: Path) -> None:
     links = {markdown or html for markdown, html in LINK.findall(prose(tutorial))}
     local = {link.partition("#")[0] for link in links if not re.match(r"https?:|#|data:", link)}
     assert not [link for link in local if not (FOLDER / link).exists()]
+
+
+def let_off(tutorial: Path, session: pytest.Session) -> list[str]:
+    """Cells whose output nbval does not compare, or not always, as a comment or a tag of theirs says."""
+    cells = [each for each in IPyNbFile.from_parent(session, path=tutorial).collect() if each.cell.source.strip()]
+    return [each.name for each in cells if not each.options["check"] or each.options["skip"]]
+
+
+@each_tutorial
+def test_no_output_is_let_off(tutorial: Path, request: pytest.FixtureRequest) -> None:
+    assert let_off(tutorial, request.session) == []
+
+
+@pytest.mark.parametrize("way", ["# NBVAL_IGNORE_OUTPUT", "# NBVAL_SKIP", "nbval-ignore-output", "nbval-skip"])
+def test_an_output_that_is_let_off_is_seen(way: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    notebook = nbformat.read(TUTORIALS[0], as_version=4)
+    second = code_cells(notebook)[1]
+    if way.startswith("#"):
+        second.source = f"{way}\n{second.source}"
+    else:
+        second.metadata["tags"] = [way]
+    planted = tmp_path / "planted.ipynb"
+    nbformat.write(notebook, planted)
+    assert let_off(planted, request.session) == ["Cell 1"]
 
 
 def another_output(cell: NotebookNode) -> None:
