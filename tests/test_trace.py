@@ -84,7 +84,7 @@ def test_the_summary_counts_each_further_request_also_after_a_cancel(model_serve
     async def main() -> None:
         model_server.plan = plan
         agent = LlmAgent("clerk", "ollama::mock", base_url=model_server.url)
-        run = agent.map(["a", "b", "c"], store=None, view=None)
+        run = agent.map(["a", "b", "c"], max_at_once=3, store=None, view=None)
         await model_server.until(lambda seen: seen.received == 6 and seen.active == 1)
         while run.counts["failed"] == 0:
             await asyncio.sleep(0.01)
