@@ -1,6 +1,7 @@
 """What the table says of the others, and of ours beside them, asked again. Minutes; it needs the peers' environment."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -33,6 +34,18 @@ print(json.dumps([name for name in json.loads(sys.argv[1]) if not there(name)]))
 """
 
 
+NAMES = """
+import importlib, json, sys
+
+def public(module):
+    return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+
+print(json.dumps({
+    name: sum(map(public, modules), []) for name, modules in json.loads(sys.argv[1]).items()
+}))
+"""
+
+
 @pytest.mark.parametrize("name", USERS)
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_it_is_as_the_table_says(question, name):
@@ -44,16 +57,23 @@ def test_it_is_as_the_table_says(question, name):
 
 
 def test_what_a_yes_names_is_there():
-    names = [cell.there for cells in table.LOOKED_UP.values() for cell in cells[1:] if cell.there]
-    command = [
-        environment.python_with_peers(),
-        "-W",
-        "ignore",
-        "-c",
-        RESOLVE,
-        json.dumps([*names, "litellm.no_such_name"]),
-    ]
+    names = [name for cells in table.LOOKED_UP.values() for cell in cells[1:] for name in cell.there]
 
+    assert installed(RESOLVE, [*names, "litellm.no_such_name"]) == ["litellm.no_such_name"]
+
+
+def test_what_was_not_found_has_no_public_name():
+    public = installed(NAMES, table.PUBLIC)
+
+    for row, words in table.WORDS.items():
+        cells = dict(zip(USERS, table.LOOKED_UP[row], strict=True))
+        found = {name for name in table.PUBLIC if any(re.search(words, each, re.IGNORECASE) for each in public[name])}
+        assert found <= {name for name, cell in cells.items() if cell != table.NOT_FOUND}, row
+        assert found or all(cells[name] == table.NOT_FOUND for name in table.PUBLIC), row  # the words would find it
+
+
+def installed(code, given):
+    """What that code, run where the peers are, prints last."""
+    command = [environment.python_with_peers(), "-W", "ignore", "-c", code, json.dumps(given)]
     done = subprocess.run(command, env=environment.bare(), capture_output=True, text=True, timeout=120, check=True)
-
-    assert json.loads(done.stdout.splitlines()[-1]) == ["litellm.no_such_name"]
+    return json.loads(done.stdout.splitlines()[-1])

@@ -14,6 +14,7 @@ CHANGED = {
     int: lambda value: value + 1,
     str: lambda value: value + "?",
     type(None): lambda value: value,
+    list: lambda value: value,
 }
 
 
@@ -41,23 +42,40 @@ def test_it_was_observed_with_the_pinned_versions():
 
 
 @pytest.mark.parametrize("test", [
-    *(asked.tests for asked in table.ASKED.values()),
-    *(cells[0].there for cells in table.LOOKED_UP.values() if cells[0].there),
+    *(test for asked in table.ASKED.values() for test in asked.tests),
+    *(test for cells in table.LOOKED_UP.values() for test in cells[0].there),
 ])  # fmt: skip
 def test_what_stands_for_ours_is_a_test(test):
     path, _, name = test.partition("::")
     text = (table.ROOT / path).read_text()
 
-    assert re.search(rf"def {name}\(" if name else r"def test_", text)
+    assert re.search(rf"^def {name}\(", text, re.MULTILINE)
 
 
-def test_every_yes_of_the_others_names_something_and_every_row_is_whole():
+def test_what_ours_has_not_leads_to_where_the_readme_says_so():
+    cells = [cells[0] for cells in table.LOOKED_UP.values()]
+    unasked = [question for question, seen in table.load()["seen"].items() if seen[OURS] is None]
+
+    assert [question for question, asked in table.ASKED.items() if not asked.tests] == unasked == ["structured"]
+    assert all(bool(cell.there) != (cell == table.NO) for cell in cells)
+    assert table.NO.link == "#what-it-does-not-do"
+    assert "\n## What it does not do\n" in table.README.read_text()
+
+
+def test_what_another_has_is_named_and_linked_and_every_row_is_whole():
     for words, cells in table.LOOKED_UP.items():
         assert len(cells) == len(USERS), words
-        for cell in cells:
-            assert not cell.link or cell.there, (words, cell)
         for cell in cells[1:]:
+            assert bool(cell.there) == bool(cell.link), (words, cell)
             assert cell.there or cell.text in ("not found", "a number", "by hand"), (words, cell)
+            assert cell.link not in table.HOMES.values(), (words, cell)  # a front page says nothing
+
+
+def test_what_was_not_found_was_looked_for():
+    rows = [words for words, cells in table.LOOKED_UP.items() if table.NOT_FOUND in cells]
+
+    assert rows == list(table.WORDS)
+    assert [OURS, *table.PUBLIC] == list(USERS)
 
 
 def test_another_observation_makes_another_table():
@@ -65,7 +83,7 @@ def test_another_observation_makes_another_table():
     said = table.write(table.load(), readme)
     for question in table.ASKED:
         other = table.load()
-        seen = other["seen"][question][OURS]
+        seen = other["seen"][question][OURS] or other["seen"][question]["litellm"]
         seen |= {key: CHANGED[type(value)](value) for key, value in seen.items()}
         assert table.write(other, readme) != said, question
 

@@ -76,6 +76,23 @@ async def table(user: User, index: list[str]) -> dict[str, Any]:
     }
 
 
+async def structured(user: User, n: int) -> dict[str, Any]:
+    """Ask for `n` rows as objects of a pydantic class, and say of what class they are, and what is in them."""
+    from pydantic import BaseModel
+
+    class Answer(BaseModel):
+        said: str
+
+    word: Any = user
+    answers = await word.structured(prompts(n), Answer)
+    return {"kinds": [type(answer).__name__ for answer in answers], "said": [str(_field(answer)) for answer in answers]}
+
+
+def _field(answer: Any) -> Any:
+    """What is said in an answer: of an object's own field, or of a JSON text's."""
+    return json.loads(answer)["said"] if isinstance(answer, str) else getattr(answer, "said", answer)
+
+
 async def lazily(user: User, n: int) -> dict[str, Any]:
     """Begin `n` rows out of a generator; when told to (a line on stdin), say how many were taken, and end."""
     taken = 0
@@ -95,7 +112,7 @@ async def lazily(user: User, n: int) -> dict[str, Any]:
     os._exit(0)  # without tidying up ten thousand
 
 
-TASKS = {task.__name__: task for task in (ask, watch, one, completed, table, lazily)}
+TASKS = {task.__name__: task for task in (ask, watch, one, completed, table, structured, lazily)}
 
 
 def main() -> None:

@@ -271,6 +271,16 @@ def in_a_cell(name: str) -> Observation:
         return seen
 
 
+def structured(name: str) -> Observation:
+    """Four rows, and a pydantic class that the answers are to be of; the model says what fits it: what comes out?"""
+    if not offers(name, "structured"):
+        return None
+    with PeersServer(reply=lambda messages: json.dumps({"said": reply(messages)})) as server:
+        seen = run(name, server, "structured", n=4)
+    right = seen["said"] == [f"answer to {prompt(row)}" for row in range(4)]
+    return {"kinds": sorted(set(seen["kinds"])), "right": right}
+
+
 # -- what they are put with ------------------------------------------------------------------------------------------
 
 
@@ -356,6 +366,7 @@ QUESTIONS: dict[str, Callable[[str], Observation]] = {
         no_such_model,
         lazy,
         in_a_cell,
+        structured,
     )
 }
 

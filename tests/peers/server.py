@@ -29,7 +29,8 @@ class Responses(OpenAI):
         text = answer.text
         rows = _rows(answer.request.body)
         if rows is not None:
-            text = orjson.dumps({"assistant_messages": [{"id": row["id"], "body": text} for row in rows]}).decode()
+            body = orjson.loads(text) if _objects(answer.request.body) else text
+            text = orjson.dumps({"assistant_messages": [{"id": row["id"], "body": body} for row in rows]}).decode()
         content = [{"type": "output_text", "text": text, "annotations": []}]
         number, usage = answer.request.number, self._usage(answer)
         message = {"id": f"msg_{number}", "type": "message", "role": "assistant", "status": "completed"}
@@ -81,3 +82,8 @@ def _rows(body: dict[str, Any]) -> list[dict[str, Any]] | None:
         return None
     rows: list[dict[str, Any]] = orjson.loads(body["input"])["user_messages"]
     return rows
+
+
+def _objects(body: dict[str, Any]) -> bool:
+    """Whether what openaivec asks for in each row is an object, which the model's text is then read as; else a text."""
+    return "type" not in body["text"]["format"]["schema"]["$defs"]["MessageT"]["properties"]["body"]

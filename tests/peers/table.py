@@ -1,8 +1,10 @@
 """The table: how an observation reads, and what was not asked but looked up.
 
 A cell is one of three: observed (`questions.py`; the figures are in `observed.json`), taken from what the benchmarks
-say in the README, or looked up. Of what was looked up, a yes names what has to be there: a name in the installed
-version of that library, or a test of ours; a no says only that it was not found where the link leads.
+say in the README, or looked up. What another library was found to have, names what has to be there in the installed
+version, and links to the page that says it. Not found is what neither its README, in the METADATA of that version,
+tells of, nor has a name among its public ones (`WORDS`, `PUBLIC`). Ours are backed by tests, or by the README's own
+"What it does not do".
 """
 
 import json
@@ -93,6 +95,12 @@ def in_a_cell(name: str, seen: Seen) -> str:
     return ", ".join(ways) or "neither"
 
 
+def structured(name: str, seen: Seen) -> str:
+    if seen is None:
+        return "no"
+    return {("Answer",): "yes", ("str",): "JSON text"}[tuple(seen["kinds"])] if seen["right"] else "not what was said"
+
+
 # -- what is asked, and how near two answers have to be ---------------------------------------------------------------
 
 
@@ -106,15 +114,15 @@ class Asked:
         The row's head.
     reads : callable
         From a user's name and what was seen, the cell.
-    tests : str
-        Where the same is tested for ours in every run.
+    tests : tuple of str
+        Which tests show the same for ours, as ``tests/file.py::test``; none if ours has it not.
     slack : dict
         Of figures that depend on the machine: how far two observations may be apart, as a share or, below 1, a number.
     """
 
     words: str
     reads: Callable[[str, Seen], str]
-    tests: str
+    tests: tuple[str, ...]
     slack: dict[str, float] = field(default_factory=dict)
 
 
@@ -122,56 +130,63 @@ ASKED: dict[str, Asked] = {
     "bad_row": Asked(
         "One row of 20 gets a 400: answers",
         bad_row,
-        "tests/test_map.py::test_a_row_that_fails_is_asked_again_by_retry_failed",
+        ("tests/test_map.py::test_a_row_that_fails_is_asked_again_by_retry_failed",),
     ),
     "told_apart": Asked(
         "As they complete, each with its row",
         told_apart,
-        "tests/test_engine.py::test_the_frame_comes_in_input_order_whatever_the_order_of_completion",
+        ("tests/test_engine.py::test_answers_come_as_they_complete_and_each_knows_its_row",),
     ),
     "on_the_index": Asked(
         "On the index of a Series, equal labels too",
         on_the_index,
-        "tests/test_map.py::test_from_a_table_to_a_frame_on_its_index",
+        ("tests/test_map.py::test_from_a_table_to_a_frame_on_its_index",),
     ),
     "interrupted": Asked(
         "■ at 20 answers: answers kept; requests still open",
         interrupted,
-        "tests/kernels/test_interrupts.py::test_a_batch",
+        ("tests/kernels/test_interrupts.py::test_a_batch",),
     ),
     "killed": Asked(
         "`kill -9` at 20 answers: rows asked twice",
         killed,
-        "tests/kernels/test_store.py::test_a_new_kernel_has_what_a_dead_one_showed",
+        ("tests/kernels/test_store.py::test_killed_at_random_moments",),
     ),
     "too_many": Asked(
         "A second of 429s: requests sent into it; answers of 40",
         too_many,
-        "tests/test_limits.py::test_one_429_holds_off_every_call_on_every_loop",
+        (
+            "tests/test_limits.py::test_one_429_holds_off_every_call_on_every_loop",
+            "tests/test_map.py::test_a_query_for_each_docstring_of_the_standard_library",
+        ),
         {"meanwhile": 4},
     ),
     "rate": Asked(
         "120 a minute asked for: was",
         rate,
-        "tests/test_limits.py::test_the_rate_holds_over_two_agents_and_two_loops",
+        ("tests/test_limits.py::test_the_rate_holds_over_two_agents_and_two_loops",),
         {"per_minute": 0.25},
     ),
     "no_such_model": Asked(
         "404: requests for one question",
         no_such_model,
-        "tests/test_map.py::test_a_model_that_is_not_there_stops_the_batch_after_a_few",
+        ("tests/test_retry.py::test_a_missing_model_is_final",),
     ),
     "lazy": Asked(
         "10,000 lazy rows, 8 at once: rows read to begin; tasks",
         lazy,
-        "tests/test_engine.py::test_a_hundred_thousand_lazy_items_take_as_many_tasks_as_rows_in_flight",
+        ("tests/test_engine.py::test_a_hundred_thousand_lazy_items_take_as_many_tasks_as_rows_in_flight",),
         {"read": 16, "tasks": 16},
     ),
     "in_a_cell": Asked(
         "In a cell, nothing patched",
         in_a_cell,
-        "tests/kernels/test_sync.py",
+        (
+            "tests/kernels/test_sync.py::test_beside_a_batch_whose_slots_are_all_in_use",
+            "tests/kernels/test_cell.py::test_a_reply_as_the_last_line_shows_its_text",
+        ),
     ),
+    "structured": Asked("Answers as pydantic objects", structured, ()),
 }
 
 
@@ -199,15 +214,15 @@ class Cell:
     Attributes
     ----------
     text : str
-    there : str, optional
-        What has to be there for it: a name in the installed library, or ``tests/file.py::test`` of ours.
     link : str, optional
         Where it is written.
+    there : tuple of str
+        What has to be there for it: names in the installed library, or tests of ours as ``tests/file.py::test``.
     """
 
     text: str
-    there: str | None = None
     link: str | None = None
+    there: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"[{self.text}]({self.link})" if self.link else self.text
@@ -215,7 +230,7 @@ class Cell:
 
 ABL = "https://geoff-davis.github.io/async-batch-llm/"
 OPENAIVEC = "https://microsoft.github.io/openaivec/"
-LANGCHAIN = "https://docs.langchain.com/"
+LANGCHAIN = "https://docs.langchain.com/oss/python/"
 CHATLAS = "https://posit-dev.github.io/chatlas/"
 LITELLM = "https://docs.litellm.ai/docs/"
 OPENAI = "https://github.com/openai/openai-python"
@@ -223,15 +238,19 @@ OPENAI = "https://github.com/openai/openai-python"
 HOMES = {
     "async-batch-llm": ABL,
     "openaivec": OPENAIVEC,
-    "langchain-openai": LANGCHAIN,
+    "langchain-openai": LANGCHAIN + "integrations/providers/openai",
     "chatlas": CHATLAS,
     "litellm": LITELLM,
     "openai SDK": OPENAI,
 }
-"""Where was looked for what was not found."""
 
 NOT_FOUND = Cell("not found")
-NO = Cell("no")
+NO = Cell("no", "#what-it-does-not-do")
+
+
+def backed(text: str, *tests: str) -> Cell:
+    """A cell of ours, backed by those tests, or by what the README says that it does not do."""
+    return Cell(text, tests[0].partition("::")[0], tests) if tests else Cell(text, NO.link)
 
 
 def _row(
@@ -242,7 +261,7 @@ def _row(
 
 LOOKED_UP: dict[str, tuple[Cell, ...]] = {
     "Buttons: pause, cancel, how many at once": _row(
-        Cell("yes", "tests/browser/test_panel.py::test_in_the_background", "tests/browser/test_panel.py"),
+        backed("yes", "tests/browser/test_panel.py::test_in_the_background"),
         NOT_FOUND,
         NOT_FOUND,
         NOT_FOUND,
@@ -251,38 +270,42 @@ LOOKED_UP: dict[str, tuple[Cell, ...]] = {
         NOT_FOUND,
     ),
     "Finds out how many at once": _row(
-        Cell("yes", "tests/test_adaptive.py::test_nearly_what_the_best_number_gets", "tests/test_adaptive.py"),
-        Cell("a number, ramped up", "async_batch_llm.StartupRampConfig", ABL),
-        Cell("a number; rows a request, yes", "openaivec._cache.BatchSizeSuggester", OPENAIVEC),
+        backed("yes", "tests/test_adaptive.py::test_nearly_what_the_best_number_gets"),
+        Cell(
+            "a number, ramped up",
+            ABL + "choosing-your-limits/#7-startup-ramp-startup_ramp",
+            ("async_batch_llm.StartupRampConfig",),
+        ),
+        Cell(
+            "a number; rows a request, yes",
+            OPENAIVEC + "examples/batch_size/",
+            ("openaivec._cache.BatchSizeSuggester",),
+        ),
         Cell("a number"),
         Cell("a number"),
         Cell("by hand"),
         Cell("by hand"),
     ),
     "For tests without a model": _row(
-        Cell(
-            "record, replay",
-            "tests/test_recording.py::test_a_batch_replays_with_the_server_stopped",
-            "tests/test_recording.py",
-        ),
-        Cell("a fake", "async_batch_llm.testing.FakeStrategy", ABL),
+        backed("record, replay", "tests/test_recording.py::test_a_batch_replays_with_the_server_stopped"),
+        Cell("a fake", ABL + "testing/", ("async_batch_llm.testing.FakeStrategy",)),
         NOT_FOUND,
         Cell(
             "a fake",
-            "langchain_core.language_models.fake_chat_models.GenericFakeChatModel",
-            LANGCHAIN + "oss/langchain/test/unit-testing",
+            LANGCHAIN + "langchain/test/unit-testing",
+            ("langchain_core.language_models.fake_chat_models.GenericFakeChatModel",),
         ),
         NOT_FOUND,
-        Cell("a fake", "litellm.mock_completion", LITELLM + "completion/mock_requests"),
+        Cell("a fake", LITELLM + "completion/mock_requests", ("litellm.mock_completion",)),
         NOT_FOUND,
     ),
     "Stops at a budget": _row(
         NO,
-        Cell("tokens, cost", "async_batch_llm.GuardrailConfig", ABL + "guardrails/"),
+        Cell("tokens, cost", ABL + "guardrails/#token-and-cost-budgets", ("async_batch_llm.BatchBudgetExceeded",)),
         NOT_FOUND,
         NOT_FOUND,
         NOT_FOUND,
-        Cell("cost", "litellm.max_budget", LITELLM + "budget_manager"),
+        Cell("cost", LITELLM + "budget_manager", ("litellm.max_budget", "litellm.BudgetExceededError")),
         NOT_FOUND,
     ),
     "Providers' batch APIs, at half the price": _row(
@@ -290,23 +313,14 @@ LOOKED_UP: dict[str, tuple[Cell, ...]] = {
         NOT_FOUND,
         NOT_FOUND,
         NOT_FOUND,
-        Cell("yes", "chatlas.batch_chat", CHATLAS + "get-started/scale.html"),
-        Cell("yes", "litellm.acreate_batch", LITELLM + "batches"),
-        Cell("yes", "openai.resources.AsyncBatches", OPENAI),
-    ),
-    "Answers as pydantic objects": _row(
-        NO,
-        Cell("yes", "async_batch_llm.pydantic_json_parser", ABL),
-        Cell("yes", "openaivec.pandas_ext.AsyncOpenAIVecSeriesAccessor.parse", OPENAIVEC + "api/main/"),
-        Cell("yes", "langchain_openai.ChatOpenAI.with_structured_output", LANGCHAIN),
-        Cell("yes", "chatlas.parallel_chat_structured", CHATLAS + "get-started/scale.html"),
-        Cell("yes", "litellm.supports_response_schema", LITELLM),
-        Cell("yes", "openai.resources.chat.AsyncCompletions.parse", OPENAI),
+        Cell("yes", CHATLAS + "get-started/scale.html", ("chatlas.batch_chat",)),
+        Cell("yes", LITELLM + "batches", ("litellm.acreate_batch",)),
+        Cell("yes", OPENAI + "/blob/main/api.md#batches", ("openai.resources.AsyncBatches.create",)),
     ),
     "Several rows in one request": _row(
         NO,
         NOT_FOUND,
-        Cell("yes", "openaivec.AsyncBatchResponses", OPENAIVEC + "api/main/"),
+        Cell("yes", OPENAIVEC + "examples/batch_size/", ("openaivec.AsyncBatchResponses",)),
         NOT_FOUND,
         NOT_FOUND,
         NOT_FOUND,
@@ -314,14 +328,38 @@ LOOKED_UP: dict[str, tuple[Cell, ...]] = {
     ),
     "Other wire formats than OpenAI's and Ollama's": _row(
         NO,
-        Cell("Gemini", "async_batch_llm.GeminiModel", ABL),
+        Cell(
+            "Gemini, PydanticAI's",
+            "https://github.com/geoff-davis/async-batch-llm#providers",
+            ("async_batch_llm.GeminiModel", "async_batch_llm.PydanticAIStrategy"),
+        ),
         NOT_FOUND,
-        Cell("many", "langchain_core.language_models.BaseChatModel", LANGCHAIN),
-        Cell("many", "chatlas.ChatAnthropic", CHATLAS),
-        Cell("most", "litellm.provider_list", LITELLM + "providers"),
+        Cell("many", LANGCHAIN + "integrations/chat", ("langchain_core.language_models.BaseChatModel",)),
+        Cell("many", CHATLAS + "get-started/models.html", ("chatlas.ChatAnthropic", "chatlas.ChatGoogle")),
+        Cell("most", LITELLM + "providers", ("litellm.provider_list",)),
         NOT_FOUND,
     ),
-}  # fmt: skip
+}
+
+WORDS = {
+    "Buttons: pause, cancel, how many at once": r"button|pause|widget",
+    "For tests without a model": r"cassette|fake|mock|record|replay",
+    "Stops at a budget": r"budget|max_?cost|spend",
+    "Providers' batch APIs, at half the price": r"batch_?api|batch_?chat|batches|create_batch",
+    "Several rows in one request": r"batch_?responses|rows",
+    "Other wire formats than OpenAI's and Ollama's": r"anthropic|claude|gemini",
+}
+"""What a public name would have in it, whatever its case, of a library that has what was not found."""
+
+PUBLIC = {
+    "async-batch-llm": ("async_batch_llm",),
+    "openaivec": ("openaivec", "openaivec.pandas_ext"),
+    "langchain-openai": ("langchain_openai", "langchain_core.language_models", "langchain_core.runnables"),
+    "chatlas": ("chatlas",),
+    "litellm": ("litellm",),
+    "openai SDK": ("openai",),
+}
+"""The modules whose names were gone through."""
 
 BENCHED = {
     OURS: "ceylon_nb",
@@ -336,10 +374,12 @@ NOTES = {
     "late": "Only when the next answer came: a kernel does not notice ■ while its loop waits for sockets alone"
     " ([ipykernel #881](https://github.com/ipython/ipykernel/issues/881)).",
     "duckdb": "With its DuckDB cache, to be imported from `openaivec._cache`; without it {without[openaivec]}.",
-    "sqlite": "With `SQLiteCache` of langchain-community, which is"
-    " [sunset](https://github.com/langchain-ai/langchain-community); without it {without[langchain-openai]}.",
+    "sqlite": "With `SQLiteCache` of langchain-community, which is being"
+    " [sunset](https://github.com/langchain-ai/langchain-community/issues/674); without it"
+    " {without[langchain-openai]}.",
     "caches": f"Its [caches]({LITELLM}caching/all_caches) outlive a process in Redis, S3 and others; not tried.",
-    "cooldown": f"It holds off for 300 s unless [told otherwise]({ABL}choosing-your-limits/) (`cooldown_seconds`).",
+    "cooldown": "It holds off for 300 s unless"
+    f" [told otherwise]({ABL}choosing-your-limits/#8-cooldown-ratelimitconfig) (`cooldown_seconds`).",
 }
 
 
@@ -372,15 +412,20 @@ def write(observed: dict[str, Any], readme: str) -> str:
 
 def _observed(asked: Asked, name: str, seen: Seen) -> str:
     text = asked.reads(name, seen)
-    return f"[{text}]({asked.tests.partition('::')[0]})" if name == OURS else text
+    return str(backed(text, *asked.tests)) if name == OURS else text
 
 
 INTRODUCTION = """\
 Each library was used as its own documentation says for many prompts, against the same server on loopback, and what that
-server and the user saw is the cell ([the questions](tests/peers/questions.py)):
-`python -m pytest -m peers tests/test_peers.py` asks everything again and compares, `python -m tests.peers --write`
-writes the table. The rows below the CPU were looked up: a yes links to a test of ours or to documentation, and to
-something that a test finds in the installed version; *not found* proves nothing."""
+server and the user saw is the cell ([the questions](tests/peers/questions.py)).
+`python -m pytest -m peers tests/test_peers.py` asks everything again and compares; `python -m tests.peers --write`
+writes the table. Cells of ours link to the file with the tests that show the same ([which](tests/peers/table.py)), or
+to [what it does not do](#what-it-does-not-do).
+
+The rows below the CPU were looked up. Where another library has something, the cell links to the page that describes
+it, and a test finds its name in the installed version. For *not found*, *a number* (one that you choose) and *by hand*
+(it is left to you), the README that comes with the package and its public names were searched, in the versions given
+below; *not found* proves nothing."""
 
 
 def said(observed: dict[str, Any]) -> str:

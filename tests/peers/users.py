@@ -14,6 +14,8 @@ The words are the questions' (`questions.py`):
     Which row, and its answer, as they complete.
 ``table(series)``
     What comes back for a Series with an index of its own.
+``structured(prompts, model)``
+    What comes back, in the order of the input, where the answers are to be objects of that pydantic class.
 ``one(prompt)``
     One question, awaited; ``one_sync(prompt)``: without await.
 """
@@ -162,6 +164,19 @@ class AsyncBatchLlm(User):
             if result.success:
                 yield result.submission_index, str(result.output)
 
+    async def structured(self, prompts: list[str], model: type) -> list[Any]:
+        from async_batch_llm import llm, process_prompts, pydantic_json_parser
+
+        strategy = llm(
+            f"openai-compatible:{self.model}",
+            base_url=self.base_url,
+            api_key=KEY,
+            json_mode=True,
+            response_parser=pydantic_json_parser(model),  # type: ignore[type-var]
+        )
+        batch = await process_prompts(strategy, prompts, preserve_order=True, concurrency=self.at_once)
+        return [result.output if result.success else result.exception for result in batch.results]
+
     async def one(self, prompt: str) -> str:
         from async_batch_llm import call
 
@@ -207,6 +222,14 @@ class Openaivec(User):
 
         return list(await self.table(pd.Series(prompts)))
 
+    async def structured(self, prompts: list[str], model: type) -> list[Any]:
+        import pandas as pd
+
+        assert self._accessors
+        series: Any = pd.Series(prompts)
+        given = {"batch_size": 1, "max_concurrency": self.at_once, "show_progress": False}
+        return list(await series.aio.responses("Classify.", response_format=model, **given))
+
     def one_sync(self, prompt: str) -> str:
         import pandas as pd
 
@@ -234,6 +257,10 @@ class LangchainOpenai(User):
 
             set_llm_cache(SQLiteCache(database_path=str(self.folder / "langchain.db")))
         return ChatOpenAI(model=self.model, base_url=self.base_url, api_key=KEY, **limits)
+
+    async def structured(self, prompts: list[str], model: type) -> list[Any]:
+        asked = self._model.with_structured_output(model)
+        return list(await asked.abatch(prompts, config={"max_concurrency": self.at_once}))
 
     async def _answers(self, prompts: Any) -> AsyncIterator[tuple[int, Row]]:
         config = {"max_concurrency": self.at_once}
@@ -278,6 +305,12 @@ class Chatlas(User):
         chat: Any = parallel_chat_text
         return list(await chat(self._chat, prompts, max_active=self.at_once, on_error="continue", **rate))
 
+    async def structured(self, prompts: list[str], model: type) -> list[Any]:
+        from chatlas import parallel_chat_structured
+
+        chat: Any = parallel_chat_structured
+        return [result.data for result in await chat(self._chat, prompts, model, max_active=self.at_once)]
+
     async def one(self, prompt: str) -> str:
         return str(await (await self._chat.chat_async(prompt, echo="none")).get_content())
 
@@ -297,6 +330,12 @@ class ByHand(User):
 
         return list(await gathered(safely, prompts, self.at_once))
 
+    async def structured(self, prompts: list[str], model: type) -> list[Any]:
+        return list(await gathered(lambda prompt: self.one_structured(prompt, model), prompts, self.at_once))
+
+    async def one_structured(self, prompt: str, model: type) -> Any:
+        raise NotImplementedError
+
 
 class Litellm(ByHand):
     """``acompletion``."""
@@ -313,6 +352,12 @@ class Litellm(ByHand):
         from litellm import acompletion
 
         return str((await acompletion(**self._given(prompt))).choices[0].message.content)
+
+    async def one_structured(self, prompt: str, model: type) -> Any:
+        from litellm import acompletion
+
+        message = (await acompletion(**self._given(prompt), response_format=model)).choices[0].message
+        return getattr(message, "parsed", None) or message.content
 
     def one_sync(self, prompt: str) -> str:
         from litellm import completion
@@ -332,6 +377,11 @@ class OpenaiSdk(ByHand):
     async def one(self, prompt: str) -> str:
         completion = await self._client.chat.completions.create(model=self.model, messages=messages(prompt))
         return str(completion.choices[0].message.content)
+
+    async def one_structured(self, prompt: str, model: type) -> Any:
+        parse = self._client.chat.completions.parse
+        completion = await parse(model=self.model, messages=messages(prompt), response_format=model)
+        return completion.choices[0].message.parsed
 
     def one_sync(self, prompt: str) -> str:
         from openai import OpenAI
