@@ -6,7 +6,7 @@ import math
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,8 +263,12 @@ class Answers:
         """A row's reply and error as they stand now."""
         return self._replies[position], self._errors[position]
 
-    def summary(self) -> list[str]:
-        """Lines on latency, tokens, further attempts and kinds of failure, each only if there is something to say."""
+    def summary(self, asked: Sequence[int] = ()) -> list[str]:
+        """Lines on latency, tokens, further attempts and kinds of failure, each only if there is something to say.
+
+        `asked` is the row of each request that was made, as far as that is known: a row forgets what went before it
+        was asked again.
+        """
         lines = []
         latencies = self._latencies()
         if len(latencies) > 1:
@@ -273,9 +277,10 @@ class Answers:
         tokens_in, tokens_out = self.tokens()
         if tokens_in or tokens_out:
             lines.append(f"tokens: {tokens_in:,} in, {tokens_out:,} out")
-        again = self._further_attempts()
+        again = self._further_attempts(asked)
         if again:
-            lines.append(f"{again:,} requests were second or later attempts")
+            many = f"{again:,} requests were second or later attempts"
+            lines.append(many if again > 1 else "1 request was a second or later attempt")
         kinds = self.failures()
         if kinds:
             lines.append("failures: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()))
@@ -292,12 +297,13 @@ class Answers:
         found: NDArray[np.float64] = latencies[asked]
         return found
 
-    def _further_attempts(self) -> int:
+    def _further_attempts(self, asked: Sequence[int]) -> int:
         import numpy as np
 
         with self._lock:
-            attempts = np.array(self._attempts, np.int64)
-        return int((attempts - 1).clip(0).sum())
+            again = (np.array(self._attempts, np.int64) - 1).clip(0)
+        rows, requests = np.unique(np.array(asked, np.int64), return_counts=True)
+        return int(again.sum() + (requests - 1 - again[rows]).clip(0).sum())
 
     def failures(self) -> Counter[str]:
         """How many rows failed, by the kind of error."""

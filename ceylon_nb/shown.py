@@ -273,7 +273,7 @@ class Shown:
             lines.append(f"{done / seconds:,.1f} answers a second, {at_once.format(self._course.workers.limit)}")
         if self.found:
             lines.append(self.found)
-        return Text("\n".join(lines + self._answers.summary()))
+        return Text("\n".join(lines + self._answers.summary(self._trace.spans().position)))
 
     def __repr__(self) -> str:
         counts = self.counts

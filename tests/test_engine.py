@@ -2364,7 +2364,7 @@ def test_summary_and_names():
         assert lines[2:] == [
             "latency: median 0.50 s, 95 % within 0.50 s, longest 0.50 s",
             "tokens: 3,000 in, 6 out",
-            "1 requests were second or later attempts",
+            "1 request was a second or later attempt",
             "failures: 1 KeyError",
         ]
         assert batch(ask, [], name="mine").title == "mine"

@@ -11,6 +11,7 @@ import pytest
 from ceylon_nb import LlmAgent, batch
 from ceylon_nb.handle import Batch
 from ceylon_nb.testing import ModelServer, faults
+from ceylon_nb.testing.witness import Request
 from ceylon_nb.trace import KINDS, MOST, Flight, Trace
 
 
@@ -72,6 +73,33 @@ def test_attempts_that_failed_are_told_apart(model_server: ModelServer) -> None:
     assert why == "the server said 429"
     answered_from = next(began for _, _, began, _, kind in spans(run) if kind == "ok")
     assert answered_from >= until - 0.01  # waiting is no part of a request
+
+
+def test_the_summary_counts_each_further_request_also_after_a_cancel(model_server: ModelServer) -> None:
+    def plan(request: Request) -> faults.Fault | None:
+        if request.prompt == "b" and request.attempt < 3:
+            return faults.status(503) if request.attempt == 1 else faults.hang()
+        return faults.status(500) if request.prompt == "c" else None
+
+    async def main() -> None:
+        model_server.plan = plan
+        agent = LlmAgent("clerk", "ollama::mock", base_url=model_server.url)
+        run = agent.map(["a", "b", "c"], max_at_once=3, store=None, view=None)
+        await model_server.until(lambda seen: seen.received == 6 and seen.active == 1)
+        while run.counts["failed"] == 0:
+            await asyncio.sleep(0.01)
+        run.cancel()
+        await run
+        run.resume()
+        await run
+        assert model_server.received == 7
+        assert "4 requests were second or later attempts" in run.summary()
+        run.retry_failed()
+        await run
+        assert model_server.received == 10
+        assert "7 requests were second or later attempts" in run.summary()
+
+    asyncio.run(main())
 
 
 def test_what_the_server_does_to_others_later_is_no_part_of_a_batch_that_has_ended(model_server: ModelServer) -> None:
