@@ -2,10 +2,11 @@
 
 nbval 0.11 compares a cell's outputs with the saved ones, and lets four things pass that must not: a cell that ends
 in an ExceptionGroup (IPython writes it to stderr and sends no ``error`` message; only the reply's status tells), a
-cell that was never executed (nothing to compare with), a cell that is interrupted at its time-out and ends quietly,
-and a cell whose output, which differs each time and so is not compared, was cleared. Here each cell also has to get
-its ``execute_reply``, with the status that it announces, and the notebook has to be saved as executed: from top to
-bottom, counted 1 to n, outputs kept.
+cell that was never executed (nothing to compare with), a cell that hangs, swallows the interrupt at its time-out and
+ends quietly (any other that hangs fails then: after 2,000 seconds, unless told otherwise), and a cell whose output,
+which differs each time and so is not compared, was cleared. Here each cell also has to get its ``execute_reply``, with
+the status that it announces, and the notebook has to be saved as executed: from top to bottom, counted 1 to n, outputs
+kept. An empty cell is never executed, and is none of this.
 
 ``tests/test_nbval_guard.py`` plants a notebook for each and sees it fail. ``execute.py`` runs the notebooks in the
 same surroundings as these tests.

@@ -502,7 +502,7 @@ def testing_your_notebooks() -> Picture:
     p.text(164, seen, "outputs as they were saved")
     p.cross(392, seen)
     p.text(404, seen, "a changed prompt, and what has changed:")
-    p.text(404, seen + 20, "`Is it the [-client's-]{+user's+} fault`")
+    p.text(404, seen + 20, "`Is it the [-client-]{+user+}'s fault`")
     return p
 
 
@@ -554,7 +554,7 @@ def debugging() -> Picture:
     p = Picture(
         "Five questions, and who answers them",
         """Five rows. What became of the batch: run.failed and run.plot, with a drawing of bars, a failure and a cool-
-        down. Where does a task wait: asyncio.all_tasks. Who keeps the loop to himself: set_debug, with a drawing of
+        down. Where does a task wait: asyncio.all_tasks. Who holds up the loop: set_debug, with a drawing of
         short steps and a long block. What did nobody wait for: the log. What was really sent: server.requests.""",
         height=252,
     )
