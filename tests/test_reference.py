@@ -8,6 +8,7 @@ of what is measured; and names that exist. One that says "As `this`" owes nothin
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import dataclasses
 import functools
@@ -18,7 +19,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ import pytest
 from numpydoc.docscrape import NumpyDocString, get_doc_object
 from numpydoc.validate import validate
 
-from ceylon_nb import errors
+from ceylon_nb import Agent, LlmAgent, LocalMesh, batch, errors, replay
 from ceylon_nb.agents.caller import Options
+from ceylon_nb.testing import ModelServer
+
+from .raising import TREES, reachable
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "reference.py"
@@ -212,6 +216,25 @@ def errors_told(name: str, each: Any) -> Iterator[str]:
     for error in raised(each):
         if not any(found is not None and issubclass(error, found) for found in kinds):
             yield f"raises {error.__name__}"
+    for kind, found in zip(told, kinds, strict=True):
+        if found is not None and f"{name}: {kind}" not in RAISED_BY_OTHERS and not _may_raise(each, found):
+            yield f"nothing in it raises {kind}"
+
+
+def _may_raise(each: Any, told: type[BaseException]) -> bool:
+    return told is Exception or any(issubclass(found, told) for found in reachable(each))
+
+
+RAISED_BY_OTHERS = {
+    "ceylon_nb.Batch.plot: ConfigurationError": "by the import of what draws",
+    "ceylon_nb.LocalMesh.query: NoHandler": "by the handler, in a task of its own",
+    "ceylon_nb.providers.Provider.complete: RequestError": "by whoever keeps to the protocol",
+    "ceylon_nb.providers.Provider.stream: RequestError": "likewise",
+    "ceylon_nb.replay: NotRecorded": "by what is asked while it is replayed",
+    "ceylon_nb.testing.ModelServer: OSError": "by the operating system",
+    "ceylon_nb.testing.ModelServer.start: OSError": "likewise",
+}
+"""Errors that are told of, and who raises them: no code that the one who tells of them calls by name."""
 
 
 def attributes(name: str, each: Any) -> Iterator[str]:
@@ -271,6 +294,13 @@ ANCHORS = set(anchors())
 CHECKS: list[Callable[[str, Any], Iterable[str]]] = [
     form, parameters, returns, errors_told, attributes, units, references
 ]  # fmt: skip
+
+
+def test_who_else_raises_is_named_only_where_needed() -> None:
+    for each in RAISED_BY_OTHERS:
+        name, _, kind = each.partition(": ")
+        assert kind in [told for entry in about(MEMBERS[name])["Raises"] for told in entry.type.split(", ")], each
+        assert not _may_raise(MEMBERS[name], getattr(errors, kind, OSError)), each
 
 
 def complaints(check: Callable[[str, Any], Iterable[str]], of: dict[str, Any]) -> list[str]:
@@ -342,6 +372,8 @@ class Planted:
         ------
         NoSuchError
             There is none.
+        StoreCorrupt
+            Never.
         """
         raise errors.MeshError("It is not told of.")
 
@@ -361,7 +393,7 @@ class Planted:
         (form, ["SS02", "PR04", "PR09"]),
         (parameters, ["takes number, other; describes other, number"]),
         (returns, ["does not say what it returns"]),
-        (errors_told, ["there is no error NoSuchError", "raises MeshError"]),
+        (errors_told, ["there is no error NoSuchError", "raises MeshError", "nothing in it raises StoreCorrupt"]),
         (attributes, ["does not describe untold"]),
         (units, ["latency, in what unit?"]),
         (references, ["there is no `Batch.lost`"]),
@@ -370,6 +402,7 @@ class Planted:
 def test_a_wrong_docstring_is_complained_of(
     check: Callable[[str, Any], Iterable[str]], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(TREES, "ceylon_nb.planted", ast.parse(inspect.getsource(Planted)))
     for each in [Planted, *vars(Planted).values()]:
         if inspect.isfunction(each) or inspect.isclass(each):
             monkeypatch.setattr(each, "__module__", "ceylon_nb.planted")
@@ -380,6 +413,109 @@ def test_a_wrong_docstring_is_complained_of(
     found = complaints(check, planted)
     assert len(found) == len(said), found
     assert all(one in line for one, line in zip(said, found, strict=True)), found
+
+
+async def never(messages: object) -> str:
+    await asyncio.Event().wait()
+    return ""
+
+
+async def to_nobody() -> None:
+    async with LocalMesh() as mesh:
+        await mesh.send_to("nobody", "Hello")
+
+
+async def to_one_without_handler() -> None:
+    async with LocalMesh() as mesh:
+        mesh.add_agent(Agent("mute"))
+        await mesh.query("mute", "Hello")
+
+
+async def to_one_that_takes_long() -> None:
+    async with LocalMesh() as mesh:
+        mesh.add_agent(LlmAgent("slow", never))
+        await mesh.query("slow", "Hello", 0.01)
+
+
+async def after_the_end() -> None:
+    mesh = LocalMesh()
+    mesh.add_agent(LlmAgent("slow", never))
+    await mesh.stop()
+    await mesh.submit("slow", "Hello")
+
+
+async def a_row_that_is_not_there(position: int) -> None:
+    run = batch(never, [1, 2], view=None, store=None)
+    try:
+        run.row(position)
+    finally:
+        run.cancel()
+        await run
+
+
+async def without_a_frame() -> object:
+    run = LlmAgent("clerk", "demo::instant").map(["Hello"], keep=False, view=None)
+    await run
+    return run.frame
+
+
+async def unrecorded(ask: Callable[[LlmAgent], Awaitable[object]]) -> None:
+    with replay("recorded.jsonl", record="all"):
+        await LlmAgent("clerk", "demo::instant").send_message("Hello")
+    with replay("recorded.jsonl"):
+        await ask(LlmAgent("clerk", "demo::instant"))
+
+
+async def started_twice() -> None:
+    with ModelServer() as server:
+        server.start()
+
+
+PROVOKED: list[tuple[str, type[Exception], Callable[[], Awaitable[object]]]] = [
+    ("ceylon_nb.LlmAgent.send_message", errors.MissingAPIKey, lambda: LlmAgent("a", "openai::x").send_message("Hello")),
+    ("ceylon_nb.LlmAgent.send_message", errors.EmptyPrompt, lambda: LlmAgent("a", "demo::instant").send_message("")),
+    ("ceylon_nb.LlmAgent.on_message", errors.MissingAPIKey, lambda: LlmAgent("a", "openai::x").on_message("Hello")),
+    ("ceylon_nb.Conversation.send", errors.MissingAPIKey, lambda: LlmAgent("a", "openai::x").conversation().send("Hi")),
+    (
+        "ceylon_nb.Conversation.send",
+        errors.NotRecorded,
+        lambda: unrecorded(lambda a: a.conversation().send("Hi")),
+    ),
+    ("ceylon_nb.LlmAgent.on_message", errors.NotRecorded, lambda: unrecorded(lambda a: a.on_message("Hi"))),
+    ("ceylon_nb.LocalMesh.send_to", errors.NoSuchAgent, to_nobody),
+    ("ceylon_nb.LocalMesh.query", errors.NoHandler, to_one_without_handler),
+    ("ceylon_nb.LocalMesh.query", errors.QueryTimeout, to_one_that_takes_long),
+    ("ceylon_nb.LocalMesh.submit", errors.MeshStopped, after_the_end),
+    ("ceylon_nb.Batch.row", IndexError, lambda: a_row_that_is_not_there(2)),
+    ("ceylon_nb.Batch.row", IndexError, lambda: a_row_that_is_not_there(-1)),
+    ("ceylon_nb.Batch.frame", errors.ConfigurationError, without_a_frame),
+    ("ceylon_nb.testing.ModelServer.start", RuntimeError, started_twice),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "provoke"), PROVOKED)
+def test_what_goes_wrong_is_told_of(
+    name: str,
+    error: type[Exception],
+    provoke: Callable[[], Awaitable[object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Errors that come from further below than `errors_told` asks for: a look at the code does not tell which do."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CEYLON_NB_STORE", str(tmp_path / "answers.sqlite"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(error) as caught:
+        asyncio.run(waiting(provoke))
+    assert type(caught.value) is error
+    told = [kind for entry in about(MEMBERS[name])["Raises"] for kind in entry.type.split(", ")]
+    kinds = [getattr(errors, kind, None) or getattr(builtins, kind) for kind in told]
+    assert any(issubclass(error, kind) for kind in kinds if kind is not Exception), told
+
+
+async def waiting(provoke: Callable[[], Awaitable[object]]) -> None:
+    await provoke()
 
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
