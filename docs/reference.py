@@ -248,6 +248,11 @@ def _as_written(annotation: Any, module: str, homes: dict[Any, str]) -> Any:
         each = meant(found[0], module)
         return homes.get(each, found[0]) if inspect.isclass(each) else found[0]
 
+    def without_module(found: re.Match[str]) -> str:
+        home = getattr(meant(found[1], module), "__name__", "")
+        return found[2] if home.startswith("ceylon_nb.") else found[0]
+
+    text = re.sub(r"(?<![\w.])([a-z]\w*)\.([A-Z]\w*)\b", without_module, text)
     return Written(re.sub(r"(?<![\w.])[A-Z]\w*\b", public_name, text))
 
 
