@@ -249,7 +249,11 @@ class Batch(Shown):
         self._course.resume()
 
     def retry_failed(self) -> None:
-        """Ask again for the rows that failed, and of a cancelled batch for no others; a paused one stays paused."""
+        """Ask again for the rows that failed.
+
+        Of a cancelled batch it asks for no others; one that was stopped by an error goes on with all its rows, as by
+        `resume`; a paused one stays paused. Where nothing failed it does nothing.
+        """
         self._course.retry_failed()
 
     def result(self, timeout: float | None = None) -> pd.DataFrame:

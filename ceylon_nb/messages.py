@@ -84,14 +84,26 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class CallsMessage(Message):
-    """A model's turn that calls actions; role ``"assistant"``, and what it said beside."""
+    """A model's turn that calls actions; role ``"assistant"``, and what it said beside.
+
+    Attributes
+    ----------
+    calls : tuple of ToolCall
+        What it wants done.
+    """
 
     calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ResultMessage(Message):
-    """What came of one call, role ``"tool"``; the content is what the model is told of it."""
+    """What came of one call, role ``"tool"``; the content is what the model is told of it.
+
+    Attributes
+    ----------
+    call : ToolCall
+        The call.
+    """
 
     call: ToolCall
 

@@ -147,7 +147,10 @@ class Shown:
 
     @property
     def controls(self) -> frozenset[str]:
-        """Which of ``pause``, ``resume``, ``cancel``, ``retry`` and ``at_once`` mean something now."""
+        """Which of ``pause``, ``resume``, ``cancel``, ``retry`` and ``at_once`` mean something now.
+
+        Of a stopped batch that is ``resume``, which asks again for the rows that failed, too.
+        """
         state, failed = self.state, self._answers.counts[FAILED]
         able = {"at_once"} if state in ("running", "paused") else set()
         able |= {"pause", "cancel"} if state == "running" else {"cancel"} if state == "paused" else set()
@@ -161,13 +164,20 @@ class Shown:
         Parameters
         ----------
         position : int
-            Its place in the input, from 0; of a stream one that was pulled.
+            Its place in the input, from 0.
 
         Returns
         -------
         Answer
             What became of it so far.
+
+        Raises
+        ------
+        IndexError
+            There is no such row, or the batch has not come to it yet.
         """
+        if position < 0:
+            raise IndexError(f"Rows are counted from 0; there is no row {position}.")
         return self._answers.row(position, self._source.label(position), self._source.item(position))
 
     def question(self, position: int) -> str:

@@ -62,7 +62,13 @@ def as_completed(tasks: Iterable[Awaitable[T]] | Mapping[Any, Any], *, panel: bo
 
 
 class Completions(Generic[T]):
-    """What `as_completed` returns: to be read with ``async for``, once."""
+    """What `as_completed` returns: to be read with ``async for``, once.
+
+    Raises
+    ------
+    TypeError
+        These are no tasks; or it is read by a plain ``for``.
+    """
 
     def __init__(self, tasks: Iterable[Awaitable[T]] | Mapping[Any, Any], *, panel: bool = False) -> None:
         if isinstance(tasks, (str, bytes, Awaitable)) or not isinstance(tasks, Iterable):

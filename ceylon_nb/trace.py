@@ -1,7 +1,7 @@
 """Trace: when each request of a batch began and how it ended; what a timeline, a table of attempts and a plot are of.
 
 A row's worker has a `Flight`, which says what is happening to the row just now. Whoever asks on the row's behalf,
-however deep below, finds it by `flying` and tells it of attempts that failed and of text that comes.
+however deep below, finds it by ``flying`` and tells it of attempts that failed and of text that comes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Spans:
     began, ended : array of float
         Seconds since the batch began, waiting for limits left out.
     kind : bytes
-        Indexes into KINDS.
+        How each ended: 0 ok, 1 failed, 2 failed and asked again, 3 refused for a while (a 429, or a Retry-After),
+        4 cancelled.
     """
 
     position: array[int]
@@ -47,18 +48,33 @@ class Spans:
 
 
 class Trace:
-    """The requests of one batch. Any thread may add to it and read it.
+    """The requests of one batch, `Batch.trace`. Any thread may add to it and read it.
 
     Attributes
     ----------
     origin : float
-        When the batch began, by `loop.clock`.
+        When the batch began, in seconds by ``time.monotonic``, which is its clock.
     dropped : int
-        Spans that were not kept.
-    dropped_kinds, dropped_seconds : list of int, float
-        How many of each of KINDS they were, and how long they took together.
+        Spans that were not kept: those after the first 200,000.
+    dropped_kinds : list of int
+        How many of them ended in each way, by the numbers of `Spans.kind`.
+    dropped_seconds : float
+        How many seconds they took together.
     changed : callable
         Called when there is something new to see of a row in flight.
+
+    Examples
+    --------
+    >>> from ceylon_nb import LlmAgent
+    >>> from ceylon_nb.testing import ModelServer, faults
+    >>> with ModelServer() as server:
+    ...     server.next(faults.status(503))
+    ...     run = LlmAgent("clerk", "ollama::mock", base_url=server.url).map(["Hello"])
+    ...     frame = await run
+    >>> [ended for began, seconds, ended in run.trace.attempts(0)]
+    ['ServerError 503', 'ok']
+    >>> list(run.trace.spans().kind)
+    [2, 0]
     """
 
     def __init__(self, changed: Callable[[], object] = lambda: None) -> None:
@@ -77,7 +93,21 @@ class Trace:
         return len(self._kind)
 
     def add(self, flight: Flight, ended: float, seconds: float, kind: int, error: BaseException | None = None) -> None:
-        """Note a request that ended just now, after so many seconds."""
+        """Note a request that ended; the library does.
+
+        Parameters
+        ----------
+        flight : Flight
+            On whose behalf it was made.
+        ended : float
+            When, in seconds by the clock of `Trace.origin`.
+        seconds : float
+            How many seconds it took.
+        kind : int
+            How it ended, as of `Spans.kind`.
+        error : BaseException, optional
+            What went wrong.
+        """
         if len(self._kind) >= MOST:
             self.dropped += 1
             self.dropped_kinds[kind] += 1
@@ -93,7 +123,18 @@ class Trace:
             self._kind.append(kind)
 
     def spans(self, first: int = 0) -> Spans:
-        """Those that have ended, from the `first` on."""
+        """Those that have ended, in that order.
+
+        Parameters
+        ----------
+        first : int
+            How many of them to leave out.
+
+        Returns
+        -------
+        Spans
+            A copy.
+        """
         with self._lock:
             return Spans(
                 self._position[first:],
@@ -104,7 +145,19 @@ class Trace:
             )
 
     def attempts(self, position: int) -> list[tuple[float, float, str]]:
-        """What was asked for one row: when it began, how many seconds it took, and ``"ok"`` or what went wrong."""
+        """What was asked for one row.
+
+        Parameters
+        ----------
+        position : int
+            Its place in the input, from 0.
+
+        Returns
+        -------
+        list of (float, float, str)
+            Of each request when it began, in seconds since the batch did, how many seconds it took, and ``"ok"``, or
+            what went wrong: ``"RateLimited 429"``.
+        """
         import numpy as np  # a loop over 200,000 spans takes 10 ms of a loop that has other things to do
 
         with self._lock:
@@ -116,7 +169,7 @@ class Trace:
 
 
 class Flight:
-    """What a worker is at: one for each, used again for each of its rows.
+    """What a worker is at, one of `Batch.flights`: one for each, used again for each of its rows.
 
     Attributes
     ----------
@@ -125,7 +178,7 @@ class Flight:
     position : int
         The row.
     began, since : float
-        When the row began, and its present attempt, its waiting included; by `loop.clock`.
+        When the row began, and its present attempt, its waiting included: seconds, by the clock of `Trace.origin`.
     attempt : int
         Which attempt it is, from 1.
     note : str
@@ -142,7 +195,13 @@ class Flight:
         self.begin(-1)
 
     def begin(self, position: int) -> None:
-        """Take another row."""
+        """Take another row; the library does, as all that follows but `tail`.
+
+        Parameters
+        ----------
+        position : int
+            Its place in the input, from 0.
+        """
         self.position = position
         self.began = self.since = clock()
         self.attempt = 1
@@ -151,7 +210,18 @@ class Flight:
         self._pieces: list[str] | None = None
 
     def tail(self, length: int) -> str:
-        """The last characters of what has been said so far, of a reply that is streamed."""
+        """The end of what has been said so far, of a reply that is streamed; `Batch.heard` leaves out a key in it.
+
+        Parameters
+        ----------
+        length : int
+            Characters, at the most.
+
+        Returns
+        -------
+        str
+            Empty if nothing was said.
+        """
         pieces: list[str] = []
         missing = length
         for piece in reversed(self._pieces or ()):
@@ -162,14 +232,28 @@ class Flight:
         return "".join(reversed(pieces))[-length:]
 
     def heard(self, piece: str) -> None:
-        """More text has come."""
+        """More text has come.
+
+        Parameters
+        ----------
+        piece : str
+            The text.
+        """
         if self._pieces is None:
             self._pieces = []
         self._pieces.append(piece)
         self._trace.changed()
 
     def failed(self, error: Exception, made: int) -> None:
-        """An attempt failed, and there will be another one."""
+        """An attempt failed, and there will be another one.
+
+        Parameters
+        ----------
+        error : Exception
+            What went wrong.
+        made : int
+            How many attempts that were.
+        """
         now = clock()
         seconds = error.latency if isinstance(error, RequestError) and error.latency is not None else now - self.since
         self._trace.add(self, now, seconds, LIMITED if limited(error) else RETRIED, error)
@@ -177,15 +261,37 @@ class Flight:
         self._trace.changed()
 
     def sent(self, now: float) -> None:
-        """It has waited for its turn."""
+        """It has waited for its turn.
+
+        Parameters
+        ----------
+        now : float
+            When that was over, in seconds by the clock of `Trace.origin`.
+        """
         self.since, self.waits = now, False
 
     def answered(self, now: float, seconds: float) -> None:
-        """It has an answer, after an attempt of so many seconds; of several that follow one another the last counts."""
+        """It has an answer; of several requests that follow one another the last counts.
+
+        Parameters
+        ----------
+        now : float
+            When it came, in seconds by the clock of `Trace.origin`.
+        seconds : float
+            How many seconds the attempt took.
+        """
         self._trace.add(self, now, min(seconds, now - self.since), OK)
 
     def refused(self, error: Exception, seconds: float) -> None:
-        """The last attempt failed."""
+        """The last attempt failed.
+
+        Parameters
+        ----------
+        error : Exception
+            What went wrong.
+        seconds : float
+            How many seconds the attempt took.
+        """
         self._trace.add(self, clock(), seconds, LIMITED if limited(error) else FAILED, error)
 
     def aborted(self) -> None:

@@ -63,6 +63,36 @@ def whereabouts(url: str) -> str:
     return "" if host is None else "this machine" if is_loopback(host) else host
 
 
+_IN_NO_HOST = re.compile(r"[\s<>\"{}|\\^`]")
+
+
+def server_parts(url: str, given: str, advice: str) -> urllib.parse.SplitResult:
+    """The parts of a server's address, which says by which scheme and on which host it is.
+
+    Parameters
+    ----------
+    given : str
+        What a user wrote for it: an error names that, without a login.
+    advice : str
+        What to write in its place.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not http or https, its host is empty or holds a space, or its port is no number up to 65535.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and not _IN_NO_HOST.search(parts.hostname)
+        usable = usable and (parts.port is None or parts.port >= 0)
+    except ValueError:
+        usable = False
+    if not usable:
+        said = f"Not a server's address: {mask(given.rpartition('@')[2])!r}. {advice}"
+        raise ConfigurationError(said) from None  # the cause would show a password that holds a slash
+    return parts
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where to post, and as whom.

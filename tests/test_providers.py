@@ -645,7 +645,11 @@ def test_more_forms_of_an_ollama_host(host: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["ftp://host", "host:port", "host:99999", "[::1", "http://me:se/cret@host", "http://[x]"]
+    "host",
+    [
+        *("ftp://host", "ftp:/host", "http:/host", "host:port", "host:99999", "[::1", "http://me:se/cret@host"),
+        *("http://[x]", "http://", "http:///x", "https:///", "http://me@", "/x", "a host", "http://a host", "<host>"),
+    ],
 )
 def test_an_ollama_host_that_is_none(host: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=r"Not a server's address: .*OLLAMA_HOST") as caught:
@@ -673,11 +677,43 @@ def test_a_base_url_for_openai(given: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["localhost:8000/v1", "host", "ftp://host", "http://", "http://[::1", "http://h:x/v1", "http://h/v1?a=b"]
+    "given",
+    [
+        *("localhost:8000/v1", "host", "ftp://host", "ftp:/host", "http://", "http:///v1", "http://[::1", "http://a b"),
+        *("http://h:x/v1", "http://h:99999/v1", "http://h:0/v1", "http://h/v1?a=b", "/v1", ""),
+    ],
 )
 def test_a_base_url_for_openai_that_is_none(given: str) -> None:
     with pytest.raises(errors.ConfigurationError, match="Write http://host:port/v1"):
         parse_base_url(given)
+
+
+@pytest.mark.parametrize("model", ["ollama::mock", "openai::mock"])
+@pytest.mark.parametrize("nowhere", ["ftp:/x", "ftp://x", "http://", "http:///x", "x y", "localhost:99999"])
+def test_an_address_that_leads_nowhere_is_refused_before_anything_is_sent(model: str, nowhere: str) -> None:
+    agent = LlmAgent("a", model, api_key=KEY, base_url=nowhere)
+    with pytest.raises(errors.ConfigurationError, match="Not a server's address"):
+        agent.build()
+    with pytest.raises(errors.ConfigurationError, match="Not a server's address"):
+        asyncio.run(agent.send_message("Hello"))
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n", '""'])
+def test_an_empty_address_is_not_taken_for_none(empty: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match="base_url is empty"):
+        LlmAgent("a", "ollama::mock", base_url=empty)
+    with pytest.raises(errors.ConfigurationError, match="base_url is empty"):
+        LlmAgent("a", "ollama::mock").with_base_url(empty)
+
+
+@pytest.mark.parametrize("transport", ["x", httpx.MockTransport, httpx.HTTPTransport(), object()])
+def test_what_is_no_transport_is_refused_where_it_is_said(transport: Any) -> None:
+    agent = LlmAgent("a", "ollama::mock")
+    with pytest.raises(errors.ConfigurationError, match=r"transport is an httpx\.AsyncBaseTransport, not"):
+        agent.with_transport(transport)
+    with pytest.raises(errors.ConfigurationError, match=r"transport is an httpx\.AsyncBaseTransport, not"):
+        LlmAgent("a", "ollama::mock", transport=transport)
+    agent.with_transport(httpx.AsyncHTTPTransport()).with_transport(None)
 
 
 def test_which_address_of_ollama_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ of what is measured; and names that exist. One that says "As `this`" owes nothin
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import dataclasses
 import functools
@@ -18,7 +19,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ import pytest
 from numpydoc.docscrape import NumpyDocString, get_doc_object
 from numpydoc.validate import validate
 
-from ceylon_nb import errors
-from ceylon_nb.agents.caller import Options
+from ceylon_nb import Agent, LlmAgent, LocalMesh, batch, errors, replay
+from ceylon_nb.agents.caller import Options, Settings
+from ceylon_nb.testing import ModelServer
+
+from .raising import TREES, reachable
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "reference.py"
@@ -52,14 +56,6 @@ UNITS = {
 }
 """What is to be said of parameters, attributes and properties of these names."""
 
-HANDED_OUT = set(
-    """
-    ceylon_nb.Batch ceylon_nb.Conversation ceylon_nb.Store ceylon_nb.recording.Recording ceylon_nb.frames.Row
-    ceylon_nb.agents.Action ceylon_nb.agents.Context ceylon_nb.agents.Passage ceylon_nb.agents.Stream
-    """.split()
-)
-"""Classes whose objects the library makes: their constructors are nobody else's business."""
-
 
 def script() -> Any:
     """The module docs/reference.py."""
@@ -71,8 +67,10 @@ def script() -> Any:
     return module
 
 
-PAGES: dict[str, list[str]] = script().PAGES
-PUBLIC: dict[str, Any] = script().public()
+REFERENCE = script()
+PAGES: dict[str, list[str]] = REFERENCE.PAGES
+PUBLIC: dict[str, Any] = REFERENCE.public()
+HANDED_OUT: set[str] = REFERENCE.HANDED_OUT
 
 
 def ours(each: type) -> list[type]:
@@ -156,7 +154,8 @@ def parameters(name: str, each: Any) -> Iterator[str]:
         return
     if inspect.isclass(each) and not told:
         fields = {field.name for field in dataclasses.fields(each)} if dataclasses.is_dataclass(each) else set()
-        if fields - set(attributes_of(each)) or (taken and not fields and name not in HANDED_OUT):
+        kept = {attribute for base in ours(each) for attribute in attributes_of(base)}
+        if fields - kept or (taken and not fields and name not in HANDED_OUT):
             yield f"says nothing of {taken}"
         return
     wanted: list[str] = []
@@ -212,6 +211,25 @@ def errors_told(name: str, each: Any) -> Iterator[str]:
     for error in raised(each):
         if not any(found is not None and issubclass(error, found) for found in kinds):
             yield f"raises {error.__name__}"
+    for kind, found in zip(told, kinds, strict=True):
+        if found is not None and f"{name}: {kind}" not in RAISED_BY_OTHERS and not _may_raise(each, found):
+            yield f"nothing in it raises {kind}"
+
+
+def _may_raise(each: Any, told: type[BaseException]) -> bool:
+    return told is Exception or any(issubclass(found, told) for found in reachable(each))
+
+
+RAISED_BY_OTHERS = {
+    "ceylon_nb.Batch.plot: ConfigurationError": "by the import of what draws",
+    "ceylon_nb.LocalMesh.query: NoHandler": "by the handler, in a task of its own",
+    "ceylon_nb.providers.Provider.complete: RequestError": "by whoever keeps to the protocol",
+    "ceylon_nb.providers.Provider.stream: RequestError": "likewise",
+    "ceylon_nb.replay: NotRecorded": "by what is asked while it is replayed",
+    "ceylon_nb.testing.ModelServer: OSError": "by the operating system",
+    "ceylon_nb.testing.ModelServer.start: OSError": "likewise",
+}
+"""Errors that are told of, and who raises them: no code that the one who tells of them calls by name."""
 
 
 def attributes(name: str, each: Any) -> Iterator[str]:
@@ -236,24 +254,36 @@ def given(each: type) -> Iterator[str]:
 
 
 def units(name: str, each: Any) -> Iterator[str]:
-    told = described(each, "Parameters", "Attributes")
-    said, kinds = {one: text for one, (_, text) in told.items()}, {one: kind for one, (kind, _) in told.items()}
+    known = described(each, "Parameters", "Attributes")
+    said, kinds = {one: text for one, (_, text) in known.items()}, {one: kind for one, (kind, _) in known.items()}
     if isinstance(each, property):
         said[name.rpartition(".")[2]] = inspect.getdoc(each) or ""
     for names, unit in UNITS.items():
         for measured in set(names.split()) & set(said):
-            if not re.search(unit, said[measured], re.IGNORECASE) and kinds.get(measured) != "as in `batch`":
+            told = re.search(unit, said[measured], re.IGNORECASE) or kinds.get(measured) in ("as in `batch`", "bool")
+            if not told:
                 yield f"{measured}, in what unit? {said[measured]}"
 
 
 def references(name: str, each: Any) -> Iterator[str]:
     """A name between single backticks is a parameter, an attribute, or public; code is between double ones."""
     near = {*described(each, "Parameters", "Attributes"), *(one.name for one in takes(each))}
-    starts = (name, name.rpartition(".")[0], *PAGES)
+    here = max((page for page in PAGES if f"{name}.".startswith(f"{page}.")), key=len, default="")
+    module = getattr(each.fget if isinstance(each, property) else each, "__module__", None) or each.__name__
     for found in re.findall(r"`([^`]+)`", re.sub(r"``.*?``|>>> .*", "", inspect.getdoc(each) or "", flags=re.DOTALL)):
-        there = [found, *(f"{start}.{found}" for start in starts)]
-        if found not in near and found not in PAGES and ANCHORS.isdisjoint(there):
+        if found in near or found in PAGES:
+            continue
+        own = [found, *(f"{start}.{found}" for start in (name, name.rpartition(".")[0], here))]
+        there = [one for one in own if one in ANCHORS][:1] or [
+            one for page in PAGES if (one := f"{page}.{found}") in ANCHORS
+        ]
+        meant = REFERENCE.meant(found, module) if module in sys.modules else None
+        if not there:
             yield f"there is no `{found}`"
+        elif len(there) > 1:
+            yield f"`{found}` may be {' or '.join(there)}"
+        elif inspect.isclass(meant) and there[0] in PUBLIC and PUBLIC[there[0]] is not meant:
+            yield f"`{found}` is {there[0]}, and {meant} is meant"
 
 
 def anchors() -> Iterator[str]:
@@ -271,6 +301,13 @@ ANCHORS = set(anchors())
 CHECKS: list[Callable[[str, Any], Iterable[str]]] = [
     form, parameters, returns, errors_told, attributes, units, references
 ]  # fmt: skip
+
+
+def test_who_else_raises_is_named_only_where_needed() -> None:
+    for each in RAISED_BY_OTHERS:
+        name, _, kind = each.partition(": ")
+        assert kind in [told for entry in about(MEMBERS[name])["Raises"] for told in entry.type.split(", ")], each
+        assert not _may_raise(MEMBERS[name], getattr(errors, kind, OSError)), each
 
 
 def complaints(check: Callable[[str, Any], Iterable[str]], of: dict[str, Any]) -> list[str]:
@@ -294,6 +331,57 @@ MAIN = [f"ceylon_nb.{name}" for name in PAGES["ceylon_nb"]] + ["ceylon_nb.testin
 @pytest.mark.parametrize("name", MAIN)
 def test_the_main_names_have_an_example(name: str) -> None:
     assert ">>> " in (inspect.getdoc(PUBLIC[name]) or "")
+
+
+# -- what users are handed ---------------------------------------------------------------------------------------------
+
+
+FOR_VIEWS = {
+    "Answers": "`Batch.rows`, the columns as they grow: what the panel draws, and `Batch.frame` is a copy of",
+    "Options": "keyword by keyword among the parameters of `LlmAgent`",
+}
+"""Types of this package that stand in public annotations, and on no page."""
+
+
+def annotated(public: dict[str, Any]) -> Iterator[tuple[str, type]]:
+    """The classes of this package in the annotations of what is public: of parameters, results, properties, fields."""
+    for name, each in public.items():
+        codes = [each.fget if isinstance(each, property) else each]
+        if inspect.isclass(each):
+            codes = [*ours(each), *((each.__init__,) if REFERENCE.has_constructor(name, each) else ())]
+        for code in codes:
+            for told, annotation in getattr(code, "__annotations__", {}).items():
+                if not told.startswith("_"):
+                    yield from ((f"{name}: {told}", found) for found in classes(annotation, code.__module__))
+
+
+def classes(annotation: Any, module: str) -> Iterator[type]:
+    """The classes of this package in an annotation, and in the types that it has by another name."""
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    for name in re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", text):
+        home, _, last = name.rpartition(".")
+        if not home.startswith("ceylon_nb"):
+            home = getattr(REFERENCE.meant(home, module), "__name__", "") if home else module
+        found = REFERENCE.meant(last, home) if home.startswith("ceylon_nb") else None
+        if inspect.isclass(found):
+            if found.__module__.startswith("ceylon_nb."):
+                yield found
+        elif hasattr(found, "__args__"):
+            yield from classes(str(found), home)
+
+
+def test_every_type_that_users_are_handed_is_public() -> None:
+    public = set(map(id, PUBLIC.values()))
+    handed = {(where, each.__name__) for where, each in annotated(MEMBERS) if id(each) not in public}
+    wrong = sorted(f"{where} is {name}" for where, name in handed if name not in FOR_VIEWS)
+    assert not wrong, "\n".join(wrong)
+    assert {name for _, name in handed} == set(FOR_VIEWS)
+
+
+@pytest.mark.parametrize("taken_off", ["Done", "Flight", "Trace", "Completions", "Delta", "Wire", "Tool", "Stats"])
+def test_a_type_that_has_no_page_is_found(taken_off: str) -> None:
+    (name,) = (name for name in PUBLIC if name.endswith(f".{taken_off}"))
+    assert any(each is PUBLIC[name] for where, each in annotated(MEMBERS) if not where.startswith(name))
 
 
 # -- that they complain ------------------------------------------------------------------------------------------------
@@ -342,6 +430,8 @@ class Planted:
         ------
         NoSuchError
             There is none.
+        StoreCorrupt
+            Never.
         """
         raise errors.MeshError("It is not told of.")
 
@@ -352,7 +442,10 @@ class Planted:
     latency = units
 
     def references(self) -> None:
-        """Do as `Batch.lost` does, or `Batch.frame`."""
+        """Do as `Batch.lost` does, or `Batch.frame`; of a `Request`."""
+
+    def references_of_its_own(self) -> None:
+        """Do as an `Answer`."""
 
 
 @pytest.mark.parametrize(
@@ -361,18 +454,27 @@ class Planted:
         (form, ["SS02", "PR04", "PR09"]),
         (parameters, ["takes number, other; describes other, number"]),
         (returns, ["does not say what it returns"]),
-        (errors_told, ["there is no error NoSuchError", "raises MeshError"]),
+        (errors_told, ["there is no error NoSuchError", "raises MeshError", "nothing in it raises StoreCorrupt"]),
         (attributes, ["does not describe untold"]),
         (units, ["latency, in what unit?"]),
-        (references, ["there is no `Batch.lost`"]),
+        (
+            references,
+            [
+                "there is no `Batch.lost`",
+                "`Request` may be ceylon_nb.providers.Request or ceylon_nb.testing.Request",
+                "`Answer` is ceylon_nb.Answer, and <class 'ceylon_nb.testing.wire.Answer'> is meant",
+            ],
+        ),
     ],
 )
 def test_a_wrong_docstring_is_complained_of(
     check: Callable[[str, Any], Iterable[str]], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(TREES, "ceylon_nb.planted", ast.parse(inspect.getsource(Planted)))
     for each in [Planted, *vars(Planted).values()]:
         if inspect.isfunction(each) or inspect.isclass(each):
             monkeypatch.setattr(each, "__module__", "ceylon_nb.planted")
+    monkeypatch.setattr(Planted.references_of_its_own, "__module__", "ceylon_nb.testing.exchange")
     planted = {
         "ceylon_nb.Planted": Planted,
         **{f"ceylon_nb.Planted.{name}": each for name, each in vars(Planted).items() if not name.startswith("_")},
@@ -380,6 +482,109 @@ def test_a_wrong_docstring_is_complained_of(
     found = complaints(check, planted)
     assert len(found) == len(said), found
     assert all(one in line for one, line in zip(said, found, strict=True)), found
+
+
+async def never(messages: object) -> str:
+    await asyncio.Event().wait()
+    return ""
+
+
+async def to_nobody() -> None:
+    async with LocalMesh() as mesh:
+        await mesh.send_to("nobody", "Hello")
+
+
+async def to_one_without_handler() -> None:
+    async with LocalMesh() as mesh:
+        mesh.add_agent(Agent("mute"))
+        await mesh.query("mute", "Hello")
+
+
+async def to_one_that_takes_long() -> None:
+    async with LocalMesh() as mesh:
+        mesh.add_agent(LlmAgent("slow", never))
+        await mesh.query("slow", "Hello", 0.01)
+
+
+async def after_the_end() -> None:
+    mesh = LocalMesh()
+    mesh.add_agent(LlmAgent("slow", never))
+    await mesh.stop()
+    await mesh.submit("slow", "Hello")
+
+
+async def a_row_that_is_not_there(position: int) -> None:
+    run = batch(never, [1, 2], view=None, store=None)
+    try:
+        run.row(position)
+    finally:
+        run.cancel()
+        await run
+
+
+async def without_a_frame() -> object:
+    run = LlmAgent("clerk", "demo::instant").map(["Hello"], keep=False, view=None)
+    await run
+    return run.frame
+
+
+async def unrecorded(ask: Callable[[LlmAgent], Awaitable[object]]) -> None:
+    with replay("recorded.jsonl", record="all"):
+        await LlmAgent("clerk", "demo::instant").send_message("Hello")
+    with replay("recorded.jsonl"):
+        await ask(LlmAgent("clerk", "demo::instant"))
+
+
+async def started_twice() -> None:
+    with ModelServer() as server:
+        server.start()
+
+
+PROVOKED: list[tuple[str, type[Exception], Callable[[], Awaitable[object]]]] = [
+    ("ceylon_nb.LlmAgent.send_message", errors.MissingAPIKey, lambda: LlmAgent("a", "openai::x").send_message("Hello")),
+    ("ceylon_nb.LlmAgent.send_message", errors.EmptyPrompt, lambda: LlmAgent("a", "demo::instant").send_message("")),
+    ("ceylon_nb.LlmAgent.on_message", errors.MissingAPIKey, lambda: LlmAgent("a", "openai::x").on_message("Hello")),
+    ("ceylon_nb.Conversation.send", errors.MissingAPIKey, lambda: LlmAgent("a", "openai::x").conversation().send("Hi")),
+    (
+        "ceylon_nb.Conversation.send",
+        errors.NotRecorded,
+        lambda: unrecorded(lambda a: a.conversation().send("Hi")),
+    ),
+    ("ceylon_nb.LlmAgent.on_message", errors.NotRecorded, lambda: unrecorded(lambda a: a.on_message("Hi"))),
+    ("ceylon_nb.LocalMesh.send_to", errors.NoSuchAgent, to_nobody),
+    ("ceylon_nb.LocalMesh.query", errors.NoHandler, to_one_without_handler),
+    ("ceylon_nb.LocalMesh.query", errors.QueryTimeout, to_one_that_takes_long),
+    ("ceylon_nb.LocalMesh.submit", errors.MeshStopped, after_the_end),
+    ("ceylon_nb.Batch.row", IndexError, lambda: a_row_that_is_not_there(2)),
+    ("ceylon_nb.Batch.row", IndexError, lambda: a_row_that_is_not_there(-1)),
+    ("ceylon_nb.Batch.frame", errors.ConfigurationError, without_a_frame),
+    ("ceylon_nb.testing.ModelServer.start", RuntimeError, started_twice),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "provoke"), PROVOKED)
+def test_what_goes_wrong_is_told_of(
+    name: str,
+    error: type[Exception],
+    provoke: Callable[[], Awaitable[object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Errors that come from further below than `errors_told` asks for: a look at the code does not tell which do."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CEYLON_NB_STORE", str(tmp_path / "answers.sqlite"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(error) as caught:
+        asyncio.run(waiting(provoke))
+    assert type(caught.value) is error
+    told = [kind for entry in about(MEMBERS[name])["Raises"] for kind in entry.type.split(", ")]
+    kinds = [getattr(errors, kind, None) or getattr(builtins, kind) for kind in told]
+    assert any(issubclass(error, kind) for kind in kinds if kind is not Exception), told
+
+
+async def waiting(provoke: Callable[[], Awaitable[object]]) -> None:
+    await provoke()
 
 
 # -- the pages ---------------------------------------------------------------------------------------------------------
@@ -393,17 +598,23 @@ class Page(HTMLParser):
         self.places: set[str] = set()
         self.links: set[str] = set()
         self.loaded: set[str] = set()
+        self.said: dict[str, str] = {"": ""}
+        """What stands at each place, up to the next one."""
         self.feed(file.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         told = {name: value or "" for name, value in attrs}
         if "id" in told:
             self.places.add(told["id"])
+            self.said[told["id"]] = ""
         if tag == "a" and "href" in told:
             self.links.add(told["href"])
         for name in ("src", "srcset", "data", "action", "poster") + (() if tag == "a" else ("href",)):
             if name in told:
                 self.loaded.add(told[name])
+
+    def handle_data(self, data: str) -> None:
+        self.said[next(reversed(self.said))] += data
 
 
 @pytest.fixture(scope="module")
@@ -426,6 +637,31 @@ def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
             if name.startswith(tuple(f"{page}.{each}" for each in PAGES[page]))
         }
         assert wanted <= places, wanted - places
+
+
+def test_a_constructor_is_shown_with_its_defaults(site: Path) -> None:
+    shown = {page: Page(site / f"{page.replace('.', '/')}.html").said for page in PAGES}
+    made = {
+        name: each for name, each in PUBLIC.items() if inspect.isclass(each) and REFERENCE.has_constructor(name, each)
+    }
+    assert {"ceylon_nb.LlmAgent", "ceylon_nb.LocalMesh", "ceylon_nb.testing.ModelServer"} <= set(made)
+    for name, each in made.items():
+        page = max((page for page in PAGES if name.startswith(f"{page}.")), key=len)
+        said = shown[page][f"{name.removeprefix(f'{page}.')}.__init__"]
+        wanted = [one for one in inspect.signature(each).parameters.values() if one.kind is not one.VAR_KEYWORD]
+        if each is LlmAgent:
+            fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+            assert set(fields) == set(Options.__annotations__)
+            wanted += [
+                inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default)
+                for option, default in fields.items()
+            ]
+        for one in wanted:
+            assert re.search(rf"[(,*]\s*{one.name}:", said), f"{name} without {one.name}: {said}"
+            if isinstance(one.default, str | int | float | bool | tuple | None):
+                assert re.search(rf"\b{one.name}: [^:]+ = {re.escape(repr(one.default))}", said), f"{one}: {said}"
+        if any(one.kind is one.KEYWORD_ONLY for one in wanted):
+            assert re.search(r"[(,]\s*\*,", said), said
 
 
 def test_a_name_stands_on_one_page() -> None:

@@ -88,6 +88,9 @@ class Settings:
         for name in ("system_prompt", "api_key", "base_url"):
             if not isinstance(options.get(name), str | None):
                 raise ConfigurationError(f"{name} is a str or None, not {type(options[name]).__name__}.")
+        base_url = options.get("base_url")
+        if base_url is not None and not base_url.strip().strip("\"'"):
+            raise ConfigurationError("base_url is empty. Leave it out, or write None, for the environment's address.")
         new = replace(self, **options)
         check_options(
             temperature=new.temperature,
@@ -101,6 +104,13 @@ class Settings:
         )
         if not (new.confirm is None or callable(new.confirm)):
             raise ConfigurationError(f"confirm is a function (agent_name, call) -> bool, not {new.confirm!r}.")
+        transport: object = new.transport
+        asks = hasattr(transport, "handle_async_request") and not isinstance(transport, type)
+        if transport is not None and not asks:
+            raise ConfigurationError(
+                f"transport is an httpx.AsyncBaseTransport, not {type(transport).__name__}; for a sync one, use "
+                "its async twin (httpx.AsyncHTTPTransport)."
+            )
         return new
 
 

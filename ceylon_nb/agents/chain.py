@@ -120,7 +120,8 @@ class Chain(Agent):
         Raises
         ------
         ConfigurationError
-            It is no text. One that leads nowhere is refused by `LlmAgent.build`, or at the first call.
+            It is no text, or an empty one. What cannot be a server's address (another scheme than http and https, no
+            host, a space in it) is refused by `LlmAgent.build`, or at the first call.
         """
         return self._with(base_url=base_url)
 
@@ -217,6 +218,11 @@ class Chain(Agent):
         -------
         LlmAgent
             The agent itself.
+
+        Raises
+        ------
+        ConfigurationError
+            It is no transport, or a sync one.
         """
         return self._with(transport=transport)
 

@@ -58,7 +58,7 @@ class Conversation:
 
         Raises
         ------
-        RequestError, TooManyRounds, InvalidItem
+        RequestError, TooManyRounds, InvalidItem, ConfigurationError, NotRecorded
             As `LlmAgent.send_message`; the conversation is then as if nothing had been said.
         """
         before, self._last = self._last, Future()

@@ -211,7 +211,7 @@ class LlmAgent(Chain):
 
         Raises
         ------
-        RequestError, InvalidItem, ConfigurationError
+        RequestError, TooManyRounds, InvalidItem, ConfigurationError, NotRecorded
             As `send_message`.
         """
         return await self._asked(message, context)

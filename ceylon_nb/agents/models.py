@@ -73,11 +73,6 @@ def connect(model: Model, base_url: str | None, api_key: str | None, transport: 
     ConfigurationError
         The model, the address or the key cannot be right. Nothing is sent to find out.
     """
-    if transport is not None and not hasattr(transport, "handle_async_request"):
-        raise errors.ConfigurationError(
-            f"transport is an httpx.AsyncBaseTransport, not {type(transport).__name__}; for a sync one, use its "
-            "async twin (httpx.AsyncHTTPTransport)."
-        )
     provider, _ = parse(model)
     if callable(model):
         return Function(model)

@@ -133,6 +133,8 @@ class Post:
         ------
         Exception
             What the handler raised.
+        NoHandler
+            The agent has no ``on_message``.
         QueryTimeout
             No answer in time: what the query had begun is cancelled.
         CircularQuery

@@ -42,7 +42,7 @@ class Request:
     prompt : str or messages
         What the messages were made of, for errors to name.
     tools : tuple of Tool
-        What the model may have done. Only with these there may be a ``CallsMessage`` or ``ResultMessage`` among the
+        What the model may have done. Only with these there may be a `CallsMessage` or `ResultMessage` among the
         messages.
     """
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import urllib.parse
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
-from .. import errors
 from ..messages import CallsMessage, Message, Reply, ResultMessage, ToolCall
-from ..urls import Address, mask
+from ..urls import Address, server_parts
 from .base import Connection, Request, Server, count_tokens, text_or_none
 from .calls import offer
 from .deltas import Delta
@@ -174,19 +172,18 @@ def parse_host(host: str) -> str:
     """
     scheme, found, rest = host.strip().strip("\"'").partition("://")
     scheme, rest = (scheme.lower(), rest) if found else ("http", scheme)
-    authority, _, path = rest.partition("/")
+    authority, slash, path = rest.partition("/")
     login, at, place = authority.rpartition("@")
     if place.count(":") > 1 and "[" not in place:
         place = f"[{place}]"
-    try:
-        default_port = {"http": 80, "https": 443}[scheme] if found else 11434
-        parts = urllib.parse.urlsplit(f"{scheme}://{place}/{path}")
-        name, port = _reachable(parts.hostname or "127.0.0.1"), parts.port or default_port
-    except (KeyError, ValueError):
-        raise errors.ConfigurationError(
-            f"Not a server's address: {mask(host.rpartition('@')[2])!r}. Write http://host:port, in base_url, "
-            "OLLAMA_URL or OLLAMA_HOST."
-        ) from None  # the cause would show a password that holds a slash
+    if place.startswith(":") or not (place or found or slash):  # a port alone, or nothing at all
+        place = f"127.0.0.1{place}"
+    if slash and not found and place.endswith(":"):  # "ftp:/host"
+        place = ""
+    advice = "Write http://host:port, in base_url, OLLAMA_URL or OLLAMA_HOST."
+    parts = server_parts(f"{scheme}://{place}/{path}", host, advice)
+    default_port = (443 if scheme == "https" else 80) if found else 11434
+    name, port = _reachable(parts.hostname or ""), parts.port or default_port
     return f"{scheme}://{login}{at}{name}:{port}/{parts.path.strip('/')}".rstrip("/")
 
 

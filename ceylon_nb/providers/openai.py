@@ -7,7 +7,6 @@ Source of the wire format: https://platform.openai.com/docs/api-reference/chat.
 from __future__ import annotations
 
 import os
-import urllib.parse
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import orjson
 
 from .. import errors
 from ..messages import CallsMessage, Message, Reply, ResultMessage, ToolCall, Usage
-from ..urls import Address, mask
+from ..urls import Address, mask, server_parts
 from .base import Connection, Request, Server, count_tokens, text_or_none
 from .calls import offer
 from .deltas import Delta
@@ -246,15 +245,9 @@ def parse_base_url(url: str) -> str:
     ConfigurationError
         It is not an http(s) address.
     """
-    try:
-        parts = urllib.parse.urlsplit(url.strip().strip("\"'"))
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query
-    except ValueError:
-        usable = False
-    if not usable:
-        raise errors.ConfigurationError(
-            f"Not a server's address: {mask(url.rpartition('@')[2])!r}. Write http://host:port/v1, without a query, in "
-            "base_url or OPENAI_BASE_URL."
-        )
+    advice = "Write http://host:port/v1, without a query, in base_url or OPENAI_BASE_URL."
+    parts = server_parts(url.strip().strip("\"'"), url, advice)
+    if parts.port == 0 or parts.query:
+        raise errors.ConfigurationError(f"Not a server's address: {mask(url.rpartition('@')[2])!r}. {advice}")
     path = parts.path.rstrip("/").removesuffix(PATH) or "/v1"
     return f"{parts.scheme}://{parts.netloc}{path}"

@@ -46,7 +46,7 @@ Hide: TypeAlias = Callable[[str], str]
 
 
 class Recording(contextlib.AbstractContextManager["Recording"]):
-    """Answers in a file, and what is done with them while the recording is in force; made by `replay`.
+    """Answers in a file, and what is done with them while the recording is in force; made by `ceylon_nb.replay`.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
     Raises
     ------
     ConfigurationError
-        As `replay`.
+        As `ceylon_nb.replay`.
     """
 
     def __init__(self, path: str | os.PathLike[str], record: str | None, advice: str, said_by: str = "record") -> None:

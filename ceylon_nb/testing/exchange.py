@@ -23,11 +23,11 @@ class Exchange:
     http : aiohttp.web.BaseRequest
         The request, as aiohttp has it.
     wire : Wire
-        The format in which the client speaks: what writes answers, frames and errors as bytes.
+        The format in which the client speaks, a `Wire`: what writes answers, frames and errors as bytes.
     request : Request
         The request, as the server saw it.
     compose : callable
-        Returns the `Answer` that the server would give; call it once.
+        Returns the `ceylon_nb.testing.wire.Answer` that the server would give; call it once.
     token_interval : float
         Seconds between the frames of a stream.
     headers : Mapping

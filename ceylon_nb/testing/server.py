@@ -80,7 +80,7 @@ class ModelServer(Witness):
     Raises
     ------
     ValueError
-        For a host that is not loopback.
+        For a host that is not loopback, or a `parallel` below 1.
     OSError
         On entry, for a port that is taken.
 
