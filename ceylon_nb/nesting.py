@@ -32,7 +32,7 @@ _plain_run: Callable[..., Any] | None = None
 def enable_nesting() -> None:
     """Let ``asyncio.run(main())`` and ``loop.run_until_complete(…)`` work in a cell; call it once, in any cell.
 
-    It patches asyncio for the whole process, by nest-asyncio2 (https://pypi.org/project/nest-asyncio2).
+    It patches asyncio for the whole process, by nest-asyncio2 (https://github.com/Chaoses-Ib/nest-asyncio2).
     ``await main()`` in a cell needs none of it.
 
     Raises

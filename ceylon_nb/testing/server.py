@@ -19,17 +19,18 @@ from typing import Any, Self
 import orjson
 from aiohttp import web
 
-from . import wire as wires
+from . import ollama, openai
 from .exchange import Exchange
 from .faults import Fault
 from .listener import Listener
+from .wire import Answer, Wire
 from .witness import Outcome, Request, Witness
 
 Reply = str | Mapping[str, Any]
 Replier = Callable[[list[dict[str, Any]]], Reply]
 
-_OLLAMA, _OPENAI = wires.Ollama(), wires.OpenAI()
-_CHATS: tuple[tuple[str, wires.Wire], ...] = (("/api/chat", _OLLAMA), ("/chat/completions", _OPENAI))
+_OLLAMA, _OPENAI = ollama.Ollama(), openai.OpenAI()
+_CHATS: tuple[tuple[str, Wire], ...] = (("/api/chat", _OLLAMA), ("/chat/completions", _OPENAI))
 _BACKLOG = 4096  # connections that come at the same moment wait to be accepted, not to be retried a second later
 
 
@@ -231,7 +232,7 @@ class ModelServer(Witness):
                 return await self._chat(http, path, wire)
         return await self._page(http, path)
 
-    async def _chat(self, http: web.BaseRequest, path: str, wire: wires.Wire) -> web.StreamResponse:
+    async def _chat(self, http: web.BaseRequest, path: str, wire: Wire) -> web.StreamResponse:
         request = self._enter(path, http.headers)
         ordered = (self.faults.popleft(),) if self.faults else ()
         try:
@@ -248,7 +249,7 @@ class ModelServer(Witness):
         return response
 
     async def _respond(
-        self, http: web.BaseRequest, wire: wires.Wire, request: Request, ordered: tuple[Fault | None, ...]
+        self, http: web.BaseRequest, wire: Wire, request: Request, ordered: tuple[Fault | None, ...]
     ) -> web.StreamResponse:
         refusal = self._read(request, wire, await http.content.read())
         fault = None if refusal else ordered[0] if ordered else self.plan and self.plan(request)
@@ -285,15 +286,15 @@ class ModelServer(Witness):
             await asyncio.sleep(seconds)
         return await (exchange.answer() if fault is None else fault.play(exchange))
 
-    def _compose(self, request: Request, wire: wires.Wire) -> wires.Answer:
+    def _compose(self, request: Request, wire: Wire) -> Answer:
         if self.reply is None and self._tutor is not None:
             reply: Reply = self._tutor(request.messages, request.body.get("tools"))
         else:
             reply = (self.reply(request.messages) if callable(self.reply) else self.reply) or ""
         limit = wire.limit(request.body)
-        return wires.Answer.compose(request, reply, limit if isinstance(limit, int) and limit > 0 else None)
+        return Answer.compose(request, reply, limit if isinstance(limit, int) and limit > 0 else None)
 
-    def _read(self, request: Request, wire: wires.Wire, raw: bytes) -> tuple[int, bytes] | None:
+    def _read(self, request: Request, wire: Wire, raw: bytes) -> tuple[int, bytes] | None:
         """Fill the record from the body; return status and body of the refusal, if it must be refused."""
         try:
             body = orjson.loads(raw)
@@ -311,7 +312,7 @@ class ModelServer(Witness):
             return 400, wire.error(400, "model is required")
         return None if self._has(model) else (404, wire.no_model(model))
 
-    def _locked_out(self, headers: Mapping[str, str], wire: wires.Wire) -> tuple[int, bytes] | None:
+    def _locked_out(self, headers: Mapping[str, str], wire: Wire) -> tuple[int, bytes] | None:
         key = headers.get("Authorization", "").removeprefix("Bearer ")
         return None if self.api_key in (None, key) else (401, wire.no_key(key))
 
@@ -330,9 +331,9 @@ class ModelServer(Witness):
     def _page_body(self, method: str, path: str, raw: bytes) -> tuple[int, bytes]:
         match method, path.rpartition("/")[2]:
             case "GET", "tags":
-                return 200, wires.tags(self.models)
+                return 200, ollama.tags(self.models)
             case "GET", "models":
-                return 200, wires.model_list(self.models)
+                return 200, openai.model_list(self.models)
             case "GET", "version":
                 return 200, b'{"version":"0.12.6"}'
             case "GET" | "HEAD", "":
@@ -346,7 +347,7 @@ class ModelServer(Witness):
             model = orjson.loads(raw)["model"]
         except (ValueError, KeyError, TypeError):
             return 400, _OLLAMA.error(400)
-        return (200, wires.show()) if self._has(model) else (404, _OLLAMA.no_model(model))
+        return (200, ollama.show()) if self._has(model) else (404, _OLLAMA.no_model(model))
 
 
 def _is_loopback(host: str) -> bool:

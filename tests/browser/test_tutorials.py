@@ -55,6 +55,7 @@ def complaints(page: Page) -> Any:
 
 
 @each_tutorial
+@pytest.mark.parametrize("ipykernel", ["here", pytest.param("6.31", marks=pytest.mark.kernels)])
 def test_run_all(
     lab: Lab,
     opened: Callable[[Path], Notebook],
@@ -63,14 +64,18 @@ def test_run_all(
     screenshot: Any,
     request: pytest.FixtureRequest,
     tutorial: Path,
+    ipykernel: str,
 ) -> None:
-    folder = lab.root / tutorial.stem  # a folder of its own, and so a store of its own
+    folder = lab.root / f"{tutorial.stem}-{ipykernel}"  # a folder of its own, and so a store of its own
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    notebook = nbformat.read(tutorial, as_version=4)
+    notebook.metadata.kernelspec.name = lab.kernel(ipykernel)
+    nbformat.write(notebook, folder / tutorial.name)
     opened(folder / tutorial.name)
     page.evaluate(WHOLE)
     page.evaluate(CLEARED)
     page.evaluate(RUN_ALL)
-    count = len(code_cells(nbformat.read(tutorial, as_version=4)))
+    count = len(code_cells(notebook))
     page.wait_for_function(NUMBERED, arg=count, timeout=240_000)
     try:
         for theme in ("JupyterLab Dark", "JupyterLab Light"):

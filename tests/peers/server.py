@@ -10,7 +10,8 @@ import orjson
 from aiohttp import web
 
 from ceylon_nb.testing import ModelServer
-from ceylon_nb.testing.wire import Answer, OpenAI
+from ceylon_nb.testing.openai import OpenAI
+from ceylon_nb.testing.wire import Answer
 from ceylon_nb.testing.witness import Request
 
 _PATH = "/responses"
