@@ -1,4 +1,4 @@
-"""The bytes that model servers send, whichever wire format they speak: `ollama` and `openai` are two. No sockets.
+"""The bytes that model servers send, whichever wire format they speak: ``ollama`` and ``openai`` are two. No sockets.
 
 The official clients are the judges in the tests. A *frame* is one line of NDJSON or one server-sent event, its end
 included.
